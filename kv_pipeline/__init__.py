@@ -1,0 +1,1 @@
+"""kv_pipeline: KV-cache traces, simulation and attribution from Claude Code traffic."""
