@@ -1,0 +1,81 @@
+"""Block hashes and other salted digests: the one place that owns their byte encoding.
+
+A published format: change anything here and every stored hash changes, so `HASH_SCHEME` must change with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds = npt.NDArray[np.uint32]
+
+HASH_SCHEME: Final = "blake2b-8-keyed/parent-u64le+tokens-u32le/v1"
+"""Names algorithm, digest size, key use and byte encoding; stored with the tables that hold block hashes."""
+
+DEFAULT_BLOCK_SIZE: Final = 64
+ROOT_PARENT_HASH: Final = bytes(8)
+"""The parent of a prompt's first block."""
+
+SEGMENT_ID_BYTES: Final = 16
+
+
+def block_hash(salt: bytes, parent_block_hash: bytes, token_bytes: bytes) -> bytes:
+    """Hash one full block, chained over its parent.
+
+    Args:
+        salt: Secret of the store, 1 to 64 bytes, the BLAKE2b key.
+        parent_block_hash: 8 bytes, the hash of the block before, `ROOT_PARENT_HASH` for the first.
+        token_bytes: The block's own token ids, each as little-endian u32.
+
+    Returns:
+        8 bytes; tables keep them as little-endian u64.
+    """
+    return hashlib.blake2b(parent_block_hash + token_bytes, key=salt, digest_size=8).digest()
+
+
+def chain_block_hashes(
+    salt: bytes, parent_block_hash: bytes, tokens: TokenIds, block_size: int
+) -> tuple[list[bytes], bytes]:
+    """Hash the full blocks of a run of tokens that starts at a block boundary.
+
+    Args:
+        salt: Secret of the store.
+        parent_block_hash: Hash of the block before the run.
+        tokens: Shape (n,), token ids; a tail shorter than `block_size` gets no hash.
+        block_size: Tokens a block.
+
+    Returns:
+        The hashes of the n // block_size full blocks, and the parent for the block that follows.
+    """
+    token_bytes = tokens.astype("<u4", copy=False).tobytes()
+    stride = 4 * block_size
+    hashes = []
+    for start in range(0, len(token_bytes) - stride + 1, stride):
+        parent_block_hash = block_hash(salt, parent_block_hash, token_bytes[start : start + stride])
+        hashes.append(parent_block_hash)
+    return hashes, parent_block_hash
+
+
+def hashes_to_u64(hashes: list[bytes]) -> npt.NDArray[np.uint64]:
+    """Hashes as the u64 numbers that tables hold, shape (len(hashes),)."""
+    return np.frombuffer(b"".join(hashes), dtype="<u8")
+
+
+def salted_digest(salt: bytes, content: bytes, *, size: int = SEGMENT_ID_BYTES) -> bytes:
+    """A digest of content that means nothing without the store's salt.
+
+    Args:
+        salt: Secret of the store.
+        content: Bytes to identify.
+        size: Digest length in bytes; 16 for segment ids, 32 for payloads, 8 for content ids.
+    """
+    return hashlib.blake2b(content, key=salt, digest_size=size).digest()
+
+
+def salted_u64(salt: bytes, content: bytes) -> int:
+    """`salted_digest` of 8 bytes as the unsigned number that tables hold."""
+    return int.from_bytes(salted_digest(salt, content, size=8), "little")

@@ -1,0 +1,45 @@
+"""How a table's model is declared, and what is derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pandera.polars as pa
+import polars as pl
+
+UTC_TIME: Final = pl.Datetime("us", "UTC")
+
+
+def column(
+    dtype: pl.DataType | type[pl.DataType], description: str, *checks: pa.Check, nullable: bool = False
+) -> pa.Column:
+    """A column with its unit and meaning in one sentence."""
+    return pa.Column(dtype, checks=list(checks), nullable=nullable, description=description)
+
+
+def table(name: str, description: str, unique: Sequence[str], columns: dict[str, pa.Column]) -> pa.DataFrameSchema:
+    """A table's model: exactly these columns, in this order, nothing coerced."""
+    return pa.DataFrameSchema(
+        columns, name=name, description=description, unique=list(unique), strict=True, ordered=True
+    )
+
+
+def at_least(minimum: float) -> pa.Check:
+    """Values not below a minimum."""
+    return pa.Check.ge(minimum)
+
+
+def one_of(values: Sequence[str]) -> pa.Check:
+    """Values of a closed set."""
+    return pa.Check.isin(list(values))
+
+
+def polars_schema(model: pa.DataFrameSchema) -> pl.Schema:
+    """Column names and types, for building and reading frames."""
+    return pl.Schema({name: column.dtype.type for name, column in model.columns.items()})
+
+
+def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
+    """Rows in the model's column order as a frame of its types."""
+    return pl.DataFrame(rows, schema=polars_schema(model), orient="row")

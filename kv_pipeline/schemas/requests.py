@@ -1,0 +1,107 @@
+"""Tables of the database partitions: raw_requests, segments, message_index, and what was skipped on the way."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
+
+OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
+TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
+
+BREAKPOINT: Final = pl.Struct(
+    {"section": pl.String(), "item_index": pl.Int32(), "block_index": pl.Int32(), "ttl": pl.String()}
+)
+PAYLOAD: Final = pl.Struct({"digest": pl.Binary(), "n_bytes": pl.Int64(), "estimated_tokens": pl.Int32()})
+
+RAW_REQUESTS: Final = table(
+    "raw_requests",
+    "One row per API request of a database, without content.",
+    unique=["row_id"],
+    columns={
+        "database_id": column(pl.String(), "Database the request was recorded in."),
+        "row_id": column(pl.Int64(), "SQLite row id within the database."),
+        "request_id": column(pl.String(), "The proxy's id of the request."),
+        "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as the proxy recorded it."),
+        "endpoint": column(pl.String(), "API path of the request."),
+        "model": column(pl.String(), "Model the request asked for."),
+        "routed_model": column(pl.String(), "Model the proxy sent it to.", nullable=True),
+        "is_streaming": column(pl.Boolean(), "Whether the request asked for a streamed answer."),
+        "status_code": column(pl.Int32(), "HTTP status of the answer.", nullable=True),
+        "outcome": column(pl.String(), "How the request ended.", one_of(OUTCOMES)),
+        "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
+        "stop_reason": column(pl.String(), "Why the answer ended.", nullable=True),
+        "output_types": column(pl.List(pl.String()), "Sorted distinct types of the answer's content blocks."),
+        "input_tokens": column(pl.Int64(), "Billed uncached input tokens.", at_least(0), nullable=True),
+        "output_tokens": column(pl.Int64(), "Billed output tokens.", at_least(0), nullable=True),
+        "cache_read_tokens": column(pl.Int64(), "Billed cache read tokens.", at_least(0), nullable=True),
+        "cache_write_5m_tokens": column(
+            pl.Int64(), "Billed cache write tokens of 5 minutes lifetime.", at_least(0), nullable=True
+        ),
+        "cache_write_1h_tokens": column(
+            pl.Int64(), "Billed cache write tokens of 1 hour lifetime.", at_least(0), nullable=True
+        ),
+        "api_time_s": column(pl.Float64(), "Seconds from request to end of the answer.", at_least(0), nullable=True),
+        "ttft_s": column(pl.Float64(), "Seconds until the API began to answer.", at_least(0), nullable=True),
+        "completed_at_utc": column(UTC_TIME, "Time the answer was complete.", nullable=True),
+        "tools_segment": column(pl.UInt32(), "Segment of the tools; null if none were sent.", nullable=True),
+        "system_segment": column(pl.UInt32(), "Segment of the system prompt; null if none.", nullable=True),
+        "message_segments": column(pl.List(pl.UInt32()), "Segments of the messages, in order."),
+        "breakpoints": column(
+            pl.List(BREAKPOINT),
+            "cache_control markers in prompt order: section, 0-based message (null elsewhere), 0-based tool, "
+            "system or content block, and ttl (5m or 1h); section `request` is automatic caching.",
+        ),
+        "payload_bytes": column(pl.Int64(), "Bytes of request and answer as recorded.", at_least(0)),
+        "content_id": column(pl.UInt64(), "Salted id of model, tools, system and messages; equal when they are."),
+        "billing_header_id": column(
+            pl.UInt64(), "Salted id of the billing header's changing values; null without one.", nullable=True
+        ),
+        "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
+    },
+)
+
+SEGMENTS: Final = table(
+    "segments",
+    "One row per distinct tools, system or message segment of a database. The only table with content.",
+    unique=["segment_index"],
+    columns={
+        "segment_index": column(pl.UInt32(), "Number of the segment within its database, from 0."),
+        "segment_id": column(pl.Binary(), "Salted 16-byte id of the normalised content, the same in any database."),
+        "kind": column(pl.String(), "Which part of a request.", one_of(("tools", "system", "message"))),
+        "role": column(pl.String(), "Role of a message.", nullable=True),
+        "content_types": column(pl.List(pl.String()), "Sorted distinct content block types of a message."),
+        "n_content_blocks": column(pl.UInt32(), "Tools, system blocks or content blocks in the segment."),
+        "text": column(pl.String(), "Normalised JSON, ASCII; private.", nullable=True),
+        "payloads": column(pl.List(PAYLOAD), "Base64 payloads taken out of the text: digest, size, estimate."),
+    },
+)
+
+MESSAGE_INDEX: Final = table(
+    "message_index",
+    "One row per successful request of a database: its message id, and which request it repeats.",
+    unique=["row_id"],
+    columns={
+        "database_id": column(pl.String(), "Database the request was recorded in."),
+        "row_id": column(pl.Int64(), "SQLite row id within the database."),
+        "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
+        "twin_role": column(pl.String(), "Single, or the streaming or replayed half of a turn.", one_of(TWIN_ROLES)),
+        "billed_row_id": column(pl.Int64(), "Row of the request that came first and paid; itself if single."),
+        "n_replays": column(pl.UInt32(), "How often the turn was replayed without streaming."),
+    },
+)
+
+SKIPPED_INPUT: Final = table(
+    "skipped_input",
+    "One row per piece of input that was left out or repaired.",
+    unique=[],
+    columns={
+        "source": column(pl.String(), "Id of the database or transcript in the landing folder."),
+        "row": column(pl.Int64(), "Row id or 1-based line number; null for the whole file.", nullable=True),
+        "reason": column(pl.String(), "Machine-readable reason."),
+        "found": column(pl.String(), "What was found, without content."),
+        "remedy": column(pl.String(), "What to do about it."),
+    },
+)

@@ -1,0 +1,214 @@
+"""The response half of a row: outcome, usage, content types and timing of the answer.
+
+The proxy's stored `body` of a streamed answer is incomplete (its stop reason can be empty and tool calls are missing),
+so streamed answers are read from the server-sent events, where usage is split over `message_start` and
+`message_delta`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from kv_pipeline.core.normalise import block_types
+from kv_pipeline.sources.times import parse_utc
+
+_DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
+_DELTA: Final = '"content_block_delta"'
+_STATUS_ERROR: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Billed tokens; None where the answer does not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_5m_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a recorded response says; the defaults stand for a request without one."""
+
+    outcome: str = "no_response"
+    status_code: int | None = None
+    message_id: str | None = None
+    stop_reason: str | None = None
+    output_types: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    api_time_s: float | None = None
+    ttft_s: float | None = None
+    completed_at_utc: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Message:
+    """An answer's message, gathered from its body or its events."""
+
+    message_id: object = None
+    stop_reason: object = None
+    blocks: list[object] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    is_complete: bool = False
+
+
+def parse_answer(raw: bytes | None) -> Answer:
+    """Read a recorded response.
+
+    Raises:
+        ValueError: `raw` is not a JSON object.
+    """
+    if raw is None:
+        return Answer()
+    response = _loads(raw)
+    if response is None:
+        return Answer()
+    if not isinstance(response, dict):
+        raise ValueError("the response is not a JSON object")
+    status = _integer(response.get("statusCode"))
+    message = _message(response)
+    stop_reason = _text(message.stop_reason)
+    return Answer(
+        outcome=_outcome(status, message),
+        status_code=status,
+        message_id=_text(message.message_id),
+        stop_reason=stop_reason,
+        output_types=block_types(message.blocks),
+        usage=_usage(message.usage),
+        api_time_s=_seconds(response.get("responseTime")),
+        ttft_s=_ttft_s(response.get("headers")),
+        completed_at_utc=_completed(response.get("completedAt")),
+    )
+
+
+def _loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any type)
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return json.loads(raw.decode("utf-8", "surrogatepass"))
+
+
+def _outcome(status: int | None, message: _Message) -> str:
+    if status is not None and status >= _STATUS_ERROR:
+        return "error"
+    if message.is_complete:
+        return "ok"
+    return "aborted" if message.message_id is not None else "error"
+
+
+def _message(response: Mapping[str, Any]) -> _Message:
+    chunks = response.get("streamingChunks")
+    if isinstance(chunks, list) and chunks:
+        return _from_events(chunk for chunk in chunks if isinstance(chunk, str))
+    body = response.get("body")
+    if not isinstance(body, dict):
+        return _Message()
+    content, usage = body.get("content"), body.get("usage")
+    return _Message(
+        message_id=body.get("id"),
+        stop_reason=body.get("stop_reason"),
+        blocks=content if isinstance(content, list) else [],
+        usage=usage if isinstance(usage, dict) else {},
+        is_complete=body.get("id") is not None,
+    )
+
+
+def _from_events(lines: Iterable[str]) -> _Message:
+    message = _Message()
+    for event in map(_event, lines):
+        match event.get("type"):
+            case "message_start":
+                start = event.get("message")
+                if isinstance(start, dict):
+                    message.message_id = start.get("id")
+                    _update_usage(message, start.get("usage"))
+            case "content_block_start":
+                message.blocks.append(event.get("content_block"))
+            case "message_delta":
+                delta = event.get("delta")
+                if isinstance(delta, dict) and delta.get("stop_reason") is not None:
+                    message.stop_reason, message.is_complete = delta["stop_reason"], True
+                _update_usage(message, event.get("usage"))
+            case "message_stop":
+                message.is_complete = True
+    return message
+
+
+def _event(line: str) -> Mapping[str, Any]:
+    """A `data:` line's event; empty for other lines, for half-written ones, and for the many text deltas."""
+    if not line.startswith("data:") or _DELTA in line[:64]:
+        return {}
+    try:
+        event = json.loads(line[5:])
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _update_usage(message: _Message, usage: object) -> None:
+    """Later events say more: their values replace earlier ones, except nulls."""
+    if isinstance(usage, dict):
+        message.usage.update({key: value for key, value in usage.items() if value is not None})
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    if not usage:
+        return Usage()
+    created = _integer(usage.get("cache_creation_input_tokens")) or 0
+    split = usage.get("cache_creation")
+    one_hour = _integer(split.get("ephemeral_1h_input_tokens")) or 0 if isinstance(split, dict) else 0
+    return Usage(
+        input_tokens=_integer(usage.get("input_tokens")) or 0,
+        output_tokens=_integer(usage.get("output_tokens")) or 0,
+        cache_read_tokens=_integer(usage.get("cache_read_input_tokens")) or 0,
+        cache_write_5m_tokens=max(0, created - one_hour),
+        cache_write_1h_tokens=one_hour,
+    )
+
+
+def _ttft_s(headers: object) -> float | None:
+    if not isinstance(headers, dict):
+        return None
+    lower = {key.lower(): value for key, value in headers.items()}
+    timing = _DURATION.search(_first(lower.get("server-timing")))
+    if timing:
+        return _seconds(timing[1])
+    return _seconds(_first(lower.get("x-envoy-upstream-service-time")) or None)
+
+
+def _first(header: object) -> str:
+    """Go stores a header as a list of values."""
+    value = header[0] if isinstance(header, list) and header else header
+    return value if isinstance(value, str) else ""
+
+
+def _seconds(milliseconds: object) -> float | None:
+    try:
+        value = float(milliseconds) / 1000  # type: ignore[arg-type]  # whatever float() refuses is no duration
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return round(value, 6) if 0 <= value < float("inf") else None
+
+
+def _completed(value: object) -> datetime | None:
+    try:
+        return parse_utc(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

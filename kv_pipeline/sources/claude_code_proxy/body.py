@@ -1,0 +1,107 @@
+"""The request half of a row: which bytes of the body are tools, system and messages.
+
+Only the outermost structure is parsed; segments stay raw JSON, so a message that a thousand requests repeat is parsed
+once. msgspec scans at memory speed but is stricter than `json.loads` (NaN, lone surrogates), which therefore has the
+last word.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from kv_pipeline.errors import InputError
+
+_ABSENT: Final = msgspec.Raw(b"null")
+
+
+class Body(NamedTuple):
+    """A request's parts as raw JSON; None where the key is missing or null."""
+
+    model: str | None
+    tools: bytes | None
+    system: bytes | None
+    messages: list[bytes]
+    is_streaming: bool
+    automatic_cache_ttl: str | None
+
+
+class _WireBody(msgspec.Struct):
+    messages: list[msgspec.Raw]
+    model: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    system: msgspec.Raw = _ABSENT
+    stream: msgspec.Raw = _ABSENT
+    cache_control: msgspec.Raw = _ABSENT
+
+
+_decoder: Final = msgspec.json.Decoder(_WireBody)
+
+
+def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
+    """Split a recorded request body.
+
+    Raises:
+        InputError: The body is missing, not JSON, not an object, or has no list of messages.
+    """
+    if raw is None:
+        raise _unusable("no_body", database_id, row_id, "the body is NULL")
+    try:
+        wire = _decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return _parse_leniently(raw, database_id, row_id)
+    model, control = _value(wire.model), _value(wire.cache_control)
+    return Body(
+        model=model if isinstance(model, str) else None,
+        tools=_present(wire.tools),
+        system=_present(wire.system),
+        messages=[bytes(message) for message in wire.messages],
+        is_streaming=bytes(wire.stream) == b"true",
+        automatic_cache_ttl=_ttl(control),
+    )
+
+
+def _parse_leniently(raw: bytes, database_id: str, row_id: int) -> Body:
+    try:
+        value = json.loads(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        found = "the body is not JSON (an error text, or cut off)"
+        raise _unusable("body_not_json", database_id, row_id, found) from error
+    if not isinstance(value, dict):
+        raise _unusable("body_not_object", database_id, row_id, f"the body is a JSON {type(value).__name__}")
+    if not isinstance(value.get("messages"), list):
+        raise _unusable("no_messages", database_id, row_id, "the body has no list of messages")
+    model = value.get("model")
+    return Body(
+        model=model if isinstance(model, str) else None,
+        tools=_dumped(value.get("tools")),
+        system=_dumped(value.get("system")),
+        messages=[json.dumps(message).encode() for message in value["messages"]],
+        is_streaming=value.get("stream") is True,
+        automatic_cache_ttl=_ttl(value.get("cache_control")),
+    )
+
+
+def _unusable(reason: str, database_id: str, row_id: int, found: str) -> InputError:
+    return InputError(reason, database_id, found, "The row is left out; the others are used.", row_id)
+
+
+def _present(raw: msgspec.Raw) -> bytes | None:
+    value = bytes(raw)
+    return None if value == b"null" else value
+
+
+def _dumped(value: object) -> bytes | None:
+    return None if value is None else json.dumps(value).encode()
+
+
+def _value(raw: msgspec.Raw) -> Any:  # noqa: ANN401  (JSON is any type)
+    return json.loads(bytes(raw))
+
+
+def _ttl(control: object) -> str | None:
+    if not isinstance(control, dict):
+        return None
+    return "1h" if control.get("ttl") == "1h" else "5m"

@@ -1,0 +1,108 @@
+"""Content-addressing of segments: what a request repeats is recognised by its bytes and never parsed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from kv_pipeline.core.hashing import salted_digest, salted_u64
+from kv_pipeline.core.normalise import Marker, NormalisedSegment, SegmentKind, normalise
+
+Row = tuple[Any, ...]
+
+CACHE_BYTES: Final = 32 * 1024 * 1024
+"""Raw bytes a generation of the cache may hold; two generations exist at a time."""
+FLUSH_CHARACTERS: Final = 8 * 1024 * 1024
+"""Text handed on at a time; bounds the memory of reading a database of any size."""
+
+
+class Interned(NamedTuple):
+    """A segment of a request.
+
+    Attributes:
+        index: Number of the segment within its database.
+        markers: Breakpoints of this occurrence, which are not part of the segment's content.
+        billing_header_id: Salted id of the billing header's changing values, None without one.
+    """
+
+    index: int
+    markers: tuple[Marker, ...]
+    billing_header_id: int | None
+
+
+class SegmentInterner:
+    """Numbers the distinct segments of one database.
+
+    Args:
+        salt: Secret of the store.
+        keep_billing_header: Leave billing headers as they are.
+        emit: Receives new segments as rows of the segments table, in batches.
+    """
+
+    def __init__(self, salt: bytes, keep_billing_header: bool, emit: Callable[[list[Row]], None]) -> None:
+        self._salt = salt
+        self._keep_billing_header = keep_billing_header
+        self._emit = emit
+        self._young: dict[bytes, Interned] = {}
+        self._old: dict[bytes, Interned] = {}
+        self._young_bytes = 0
+        self._index_of: dict[bytes, int] = {}
+        self._ids: list[bytes] = []
+        self._pending: list[Row] = []
+        self._pending_characters = 0
+
+    def intern(self, kind: SegmentKind, raw: bytes) -> Interned:
+        """Number of a segment, given its JSON as sent.
+
+        Raises:
+            ValueError: The segment is not JSON.
+            RecursionError: It is nested too deeply.
+        """
+        # Only messages, the bulk, go without a prefix; no JSON text starts like one.
+        key = raw if kind is SegmentKind.MESSAGE else kind.encode() + raw
+        known = self._young.get(key)
+        if known is None:
+            known = self._old.get(key) or self._add(kind, raw)
+            self._remember(key, known)
+        return known
+
+    def content_id(self, model: str, indexes: list[int]) -> int:
+        """Salted id of a request's content, the same in any database."""
+        return salted_u64(self._salt, model.encode() + b"".join([self._ids[index] for index in indexes]))
+
+    def flush(self) -> None:
+        """Hand on the segments that are still pending."""
+        if self._pending:
+            self._emit(self._pending)
+        self._pending, self._pending_characters = [], 0
+
+    def _remember(self, key: bytes, interned: Interned) -> None:
+        if self._young_bytes > CACHE_BYTES:
+            self._young, self._old, self._young_bytes = {}, self._young, 0
+        self._young[key] = interned
+        self._young_bytes += len(key)
+
+    def _add(self, kind: SegmentKind, raw: bytes) -> Interned:
+        segment = normalise(kind, raw, self._salt, keep_billing_header=self._keep_billing_header)
+        identity = kind.encode() + segment.text.encode() + b"".join(p.digest for p in segment.payloads)
+        segment_id = salted_digest(self._salt, identity)
+        index = self._index_of.get(segment_id)
+        if index is None:
+            index = self._index_of[segment_id] = len(self._ids)
+            self._ids.append(segment_id)
+            self._queue(index, segment_id, segment)
+        churn = segment.billing_churn
+        return Interned(index, segment.markers, None if churn is None else salted_u64(self._salt, churn.encode()))
+
+    def _queue(self, index: int, segment_id: bytes, segment: NormalisedSegment) -> None:
+        payloads = [
+            {"digest": p.digest, "n_bytes": p.n_bytes, "estimated_tokens": p.estimated_tokens}
+            for p in segment.payloads
+        ]
+        self._pending.append(
+            (index, segment_id, segment.kind.value, segment.role, list(segment.content_types))
+            + (segment.n_content_blocks, segment.text, payloads)
+        )
+        self._pending_characters += len(segment.text)
+        if self._pending_characters > FLUSH_CHARACTERS:
+            self.flush()
