@@ -57,6 +57,7 @@ class Skip:
         reason: Machine-readable reason.
         found: What was found, free of conversation content.
         remedy: What the user can do about it.
+        is_left_out: False if the input was used all the same and this is only worth knowing.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Skip:
     reason: str
     found: str
     remedy: str
+    is_left_out: bool = True
 
     @classmethod
     def of(cls, error: InputError) -> Skip:

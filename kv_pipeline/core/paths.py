@@ -6,7 +6,8 @@ New blocks of a conversation are numbered 0, 1, 2 … in the order they are stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +17,33 @@ BlockNumbers = npt.NDArray[np.int64]
 
 def block_paths(
     prefix_requests: Sequence[int], shared_blocks: Sequence[int], n_new_blocks: Sequence[int]
-) -> list[BlockNumbers]:
-    """Rebuild every request's blocks from the stored references.
+) -> Iterator[BlockNumbers]:
+    """Rebuild every request's blocks from the stored references, one at a time.
+
+    Only paths that a later request refers to are kept meanwhile.
 
     Args:
         prefix_requests: Per request the number of the earlier request it shares its prefix with, -1 for none.
         shared_blocks: Per request the length of that prefix in blocks.
         n_new_blocks: Per request the number of blocks stored with it.
 
-    Returns:
-        Per request an int64 array of block numbers, in prompt order.
+    Yields:
+        Per request its block numbers in prompt order, shape (shared + new,).
     """
-    paths: list[BlockNumbers] = []
+    n_references = Counter(prefix_requests)
+    kept: dict[int, BlockNumbers] = {}
     first_new = 0
-    for prefix, shared, n_new in zip(prefix_requests, shared_blocks, n_new_blocks, strict=True):
-        new = np.arange(first_new, first_new + n_new, dtype=np.int64)
-        paths.append(np.concatenate([paths[prefix][:shared], new]) if shared else new)
+    for index, (prefix, shared, n_new) in enumerate(zip(prefix_requests, shared_blocks, n_new_blocks, strict=True)):
+        path = np.arange(first_new, first_new + n_new, dtype=np.int64)
         first_new += n_new
-    return paths
+        if prefix in kept:
+            path = np.concatenate([kept[prefix][:shared], path])
+            n_references[prefix] -= 1
+            if not n_references[prefix]:
+                del kept[prefix]
+        if n_references[index]:
+            kept[index] = path
+        yield path
 
 
 def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
@@ -43,7 +53,12 @@ def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
     return int(differs[0]) if len(differs) else n
 
 
-def renumbered(paths: Sequence[BlockNumbers], first: int = 1) -> list[list[int]]:
-    """Paths with block numbers replaced by dense ids in the order of first appearance, starting at `first`."""
-    ids: dict[int, int] = {}
+def renumbered(paths: Iterable[BlockNumbers], ids: dict[int, int], first: int = 1) -> list[list[int]]:
+    """Paths with block numbers replaced by dense ids in the order of first appearance.
+
+    Args:
+        paths: Block numbers per request.
+        ids: Ids given so far, which new ones are added to.
+        first: The first id of all.
+    """
     return [[ids.setdefault(block, first + len(ids)) for block in path.tolist()] for path in paths]

@@ -103,5 +103,6 @@ SKIPPED_INPUT: Final = table(
         "reason": column(pl.String(), "Machine-readable reason."),
         "found": column(pl.String(), "What was found, without content."),
         "remedy": column(pl.String(), "What to do about it."),
+        "is_left_out": column(pl.Boolean(), "False if the input was used all the same."),
     },
 )

@@ -140,7 +140,7 @@ class DatabaseReader:
         except (ValueError, RecursionError):
             remedy = "The request is kept as one without an answer."
             found = "the response is not a JSON object (cut off, or an error text)"
-            self._skips.append(Skip(self._database_id, row.row_id, "response_not_json", found, remedy))
+            self._skips.append(Skip(self._database_id, row.row_id, "response_not_json", found, remedy, False))
             return Answer()
 
     def _time(self, row: RequestRow) -> datetime:
@@ -158,7 +158,7 @@ class DatabaseReader:
             if row[3] < before[3]:
                 found = f"its time is {(before[3] - row[3]).total_seconds():.0f} s before the row before it"
                 remedy = "The row is used; times around it, and the order of requests, may be off."
-                self._skips.append(Skip(self._database_id, row[1], "clock_set_back", found, remedy))
+                self._skips.append(Skip(self._database_id, row[1], "clock_set_back", found, remedy, False))
 
 
 class _Parts(NamedTuple):

@@ -1,0 +1,148 @@
+"""What the blocks model predicts beside what was billed, and the sums that rates are made of.
+
+hit rate = read / (input + read + creation), over tokens; predicted: hit tokens / counted prompt tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from kv_pipeline.core.paths import BlockNumbers, block_paths
+from kv_pipeline.core.simulate import LIFETIMES_S, Use, prefix_hit_blocks
+from kv_pipeline.schemas.blocks import VALIDATION_REPORT, VALIDATION_SUMMARY
+from kv_pipeline.schemas.columns import polars_schema
+
+_SUMMARY_KEYS: Final = ["conversation_id", "model", "scope", "lifetime"]
+
+
+def conversation_paths(blocks: pl.DataFrame) -> Iterator[BlockNumbers]:
+    """Block numbers of each request of one conversation, given its TOKENIZED_BLOCKS in order."""
+    return block_paths(
+        blocks["prefix_request_index"].to_list(),
+        blocks["shared_blocks"].to_list(),
+        blocks["new_block_hashes"].list.len().to_list(),
+    )
+
+
+def conversation_hits(blocks: pl.DataFrame) -> pl.DataFrame:
+    """Predicted hit blocks of one conversation for the scopes that it decides alone.
+
+    Args:
+        blocks: Its TOKENIZED_BLOCKS in order.
+
+    Returns:
+        One row per (request, scope, lifetime): request_index, scope, lifetime, hit_blocks.
+    """
+    paths = list(conversation_paths(blocks))
+    n_blocks = int(blocks["new_block_hashes"].list.len().sum())
+    models, times = blocks["model"].to_list(), _times_s(blocks)
+    caches = {"agent": list(zip(blocks["agent_id"].to_list(), models, strict=True)), "conversation": models}
+    return pl.concat(
+        _hit_rows(blocks.select("request_index"), scope, prefix_hit_blocks(map(Use, keys, times, paths), n_blocks))
+        for scope, keys in caches.items()
+    )
+
+
+def shared_hits(conversations: Iterable[pl.DataFrame], scope: str) -> pl.DataFrame:
+    """Predicted hit blocks of conversations that share a cache.
+
+    Args:
+        conversations: TOKENIZED_BLOCKS of each, in order.
+        scope: Name of the scope in the result.
+
+    Returns:
+        One row per (request, lifetime): conversation_id, request_index, scope, lifetime, hit_blocks.
+    """
+    frames = [frame for frame in conversations if frame.height]
+    if not frames:
+        return pl.DataFrame(schema={"conversation_id": pl.String, "request_index": pl.UInt32} | _HIT_SCHEMA)
+    numbers, n_blocks = _shared_numbers(frames)
+    streams = [_uses(index, frame, shared) for index, (frame, shared) in enumerate(zip(frames, numbers, strict=True))]
+    order: list[tuple[int, int]] = []
+    hits = prefix_hit_blocks(_noting(merge(*streams, key=lambda item: item[0]), order), n_blocks)
+    offsets = np.cumsum([0, *(frame.height for frame in frames)])
+    in_order = np.empty_like(hits)
+    in_order[[offsets[conversation] + row for conversation, row in order]] = hits
+    return _hit_rows(pl.concat(frame.select("conversation_id", "request_index") for frame in frames), scope, in_order)
+
+
+_HIT_SCHEMA: Final = {"scope": pl.String, "lifetime": pl.String, "hit_blocks": pl.UInt32}
+_Ordered = tuple[tuple[float, int, int], Use]
+
+
+def _shared_numbers(frames: list[pl.DataFrame]) -> tuple[list[BlockNumbers], int]:
+    """Per conversation the shared number of each of its blocks, and how many there are."""
+    hashes = [frame["new_block_hashes"].explode().drop_nulls().to_numpy() for frame in frames]
+    distinct, numbers = np.unique(np.concatenate(hashes), return_inverse=True)
+    return np.split(numbers, np.cumsum([len(part) for part in hashes])[:-1]), len(distinct)
+
+
+def _uses(conversation: int, blocks: pl.DataFrame, shared: BlockNumbers) -> Iterator[_Ordered]:
+    rows = zip(_times_s(blocks), blocks["model"].to_list(), conversation_paths(blocks), strict=True)
+    for row, (time_s, model, path) in enumerate(rows):
+        yield (time_s, conversation, row), Use(model, time_s, shared[path])
+
+
+def _noting(uses: Iterable[_Ordered], order: list[tuple[int, int]]) -> Iterator[Use]:
+    for (_, conversation, row), use in uses:
+        order.append((conversation, row))
+        yield use
+
+
+def _times_s(blocks: pl.DataFrame) -> list[float]:
+    return (blocks["requested_at_utc"].dt.timestamp("us") / 1e6).to_list()
+
+
+def _hit_rows(requests: pl.DataFrame, scope: str, hits: npt.NDArray[np.int64]) -> pl.DataFrame:
+    return pl.concat(
+        requests.with_columns(
+            scope=pl.lit(scope), lifetime=pl.lit(lifetime), hit_blocks=pl.Series(hits[:, column], dtype=pl.UInt32)
+        )
+        for column, lifetime in enumerate(LIFETIMES_S)
+    )
+
+
+def report_rows(requests: pl.DataFrame, hits: pl.DataFrame, block_size: int) -> pl.DataFrame:
+    """Frame of `VALIDATION_REPORT`, also for the shared scopes, which go into the roll-up only.
+
+    Args:
+        requests: Per request the columns of TOKENIZED_BLOCKS and the billed usage.
+        hits: Per (request, scope, lifetime) the predicted hit blocks.
+        block_size: Tokens a block.
+    """
+    creation = pl.col("cache_write_5m_tokens") + pl.col("cache_write_1h_tokens")
+    billed = requests.with_columns(
+        prompt_tokens=pl.col("tools_tokens") + pl.col("system_tokens") + pl.col("messages_tokens"),
+        billed_prompt_tokens=pl.col("input_tokens") + pl.col("cache_read_tokens") + creation,
+        billed_read_tokens=pl.col("cache_read_tokens"),
+    )
+    keys = ["conversation_id", "request_index"] if "conversation_id" in hits.columns else ["request_index"]
+    return (
+        hits.join(billed, on=keys, maintain_order="left")
+        .with_columns(hit_tokens=pl.col("hit_blocks") * block_size)
+        .select(polars_schema(VALIDATION_REPORT).names())
+    )
+
+
+def summarise(report: pl.DataFrame, block_size: int) -> pl.DataFrame:
+    """Frame of `VALIDATION_SUMMARY` from rows of `VALIDATION_REPORT`: requests without a bill are left out."""
+    scale = pl.col("billed_prompt_tokens") / pl.col("prompt_tokens")
+    error = (pl.col("hit_tokens") * scale - pl.col("billed_read_tokens")).abs()
+    sums = ["prompt_tokens", "hit_tokens", "billed_prompt_tokens", "billed_read_tokens"]
+    return (
+        report.drop_nulls("billed_prompt_tokens")
+        .group_by(_SUMMARY_KEYS)
+        .agg(
+            pl.len().alias("n_requests"),
+            *(pl.col(name).cast(pl.Int64).sum() for name in sums),
+            (error <= block_size * scale).sum().cast(pl.UInt32).alias("n_within_one_block"),
+        )
+        .select(polars_schema(VALIDATION_SUMMARY).names())
+        .sort(_SUMMARY_KEYS)
+    )

@@ -1,0 +1,86 @@
+"""Tables of conversation_index: one set of files a user."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
+
+UNINDEXED_REASONS: Final = ("failed_attempt", "retry", "replay_twin", "side_request", "duplicate", "unknown")
+LINKS: Final = ("main", "meta", "tool_result", "none")
+
+CONVERSATION_REQUESTS: Final = table(
+    "conversation_requests",
+    "One row per request that a transcript names: its place in conversation and agent.",
+    unique=["conversation_id", "request_index"],
+    columns={
+        "conversation_id": column(pl.String(), "Conversation: user and session."),
+        "request_index": column(pl.UInt32(), "0-based place in the conversation by time, messages, row id."),
+        "agent_id": column(pl.String(), "Agent that made the request; `main` is the main thread."),
+        "agent_request_index": column(pl.UInt32(), "0-based place among the agent's requests."),
+        "turn_index": column(pl.UInt32(), "0-based turn of the agent; tool results continue a turn."),
+        "database_id": column(pl.String(), "Database that recorded the request."),
+        "billed_row_id": column(pl.Int64(), "Row that came first and paid: the streaming twin if there are two."),
+        "answer_row_id": column(pl.Int64(), "Row whose answer the transcript names."),
+        "message_id": column(pl.String(), "Id of that answer's message."),
+        "requested_at_utc": column(UTC_TIME, "Time of the billed row."),
+        "n_replays": column(pl.UInt32(), "How often the turn was replayed without streaming."),
+        "is_after_compaction": column(pl.Boolean(), "Whether the agent's context was compacted just before."),
+    },
+)
+
+AGENTS: Final = table(
+    "agents",
+    "One row per agent of a conversation.",
+    unique=["conversation_id", "agent_id"],
+    columns={
+        "conversation_id": column(pl.String(), "Conversation: user and session."),
+        "agent_id": column(pl.String(), "Agent; `main` is the main thread."),
+        "parent_agent_id": column(pl.String(), "Agent that started it; null for the main thread.", nullable=True),
+        "subagent_type": column(pl.String(), "Type the caller or client gave it.", nullable=True),
+        "link": column(pl.String(), "What ties it to its parent; none if no tool call names it.", one_of(LINKS)),
+        "tool_use_id": column(pl.String(), "Tool call that started it.", nullable=True),
+        "is_fork": column(pl.Boolean(), "Whether it continues its parent's context."),
+        "depth": column(pl.UInt32(), "0 for the main thread, 1 for its sub-agents, and so on."),
+        "status": column(pl.String(), "Status its caller saw.", nullable=True),
+        "duration_ms": column(pl.Int64(), "Duration its caller saw, in milliseconds.", nullable=True),
+        "total_tokens": column(pl.Int64(), "Tokens its caller saw.", nullable=True),
+        "tool_use_count": column(pl.Int64(), "Tool calls its caller saw.", nullable=True),
+        "n_requests": column(pl.UInt32(), "Its requests."),
+    },
+)
+
+UNINDEXED_REQUESTS: Final = table(
+    "unindexed_requests",
+    "One row per recorded request that is in no trace, with the reason.",
+    unique=["database_id", "row_id"],
+    columns={
+        "database_id": column(pl.String(), "Database that recorded the request."),
+        "row_id": column(pl.Int64(), "SQLite row id within the database."),
+        "requested_at_utc": column(UTC_TIME, "Time of the request."),
+        "reason": column(pl.String(), "Why no transcript names it.", one_of(UNINDEXED_REASONS)),
+        "conversation_id": column(pl.String(), "Conversation it belongs to by its content.", nullable=True),
+    },
+)
+
+CONVERSATIONS: Final = table(
+    "conversations",
+    "One row per conversation that a transcript records.",
+    unique=["conversation_id"],
+    columns={
+        "conversation_id": column(pl.String(), "Conversation: user and session."),
+        "user_id": column(pl.String(), "User whose landing folder it came from."),
+        "session_id": column(pl.String(), "Session of the client."),
+        "n_requests": column(pl.UInt32(), "Traced requests, sub-agents included."),
+        "n_agents": column(pl.UInt32(), "Agents with requests, the main thread included."),
+        "n_compactions": column(pl.UInt32(), "Times the context was compacted."),
+        "n_transcript_answers": column(pl.UInt32(), "Distinct answers in its transcripts."),
+        "match_rate": column(pl.Float64(), "Share of those answers found in the databases, 0 to 1.", at_least(0)),
+        "first_request_at_utc": column(UTC_TIME, "Time of the first request.", nullable=True),
+        "last_request_at_utc": column(UTC_TIME, "Time of the last request.", nullable=True),
+        "models": column(pl.List(pl.String()), "Sorted distinct models of its requests."),
+        "fingerprint": column(pl.String(), "Changes when anything that its partitions are made of does."),
+    },
+)
