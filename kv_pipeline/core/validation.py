@@ -37,14 +37,14 @@ def conversation_hits(blocks: pl.DataFrame) -> pl.DataFrame:
         blocks: Its TOKENIZED_BLOCKS in order.
 
     Returns:
-        One row per (request, scope, lifetime): request_index, scope, lifetime, hit_blocks.
+        One row per (request, scope, lifetime): conversation_id, request_index, scope, lifetime, hit_blocks.
     """
     paths = list(conversation_paths(blocks))
     n_blocks = int(blocks["new_block_hashes"].list.len().sum())
     models, times = blocks["model"].to_list(), _times_s(blocks)
     caches = {"agent": list(zip(blocks["agent_id"].to_list(), models, strict=True)), "conversation": models}
     return pl.concat(
-        _hit_rows(blocks.select("request_index"), scope, prefix_hit_blocks(map(Use, keys, times, paths), n_blocks))
+        _hit_rows(blocks.select("conversation_id", "request_index"), scope, prefix_hit_blocks(map(Use, keys, times, paths), n_blocks))
         for scope, keys in caches.items()
     )
 
@@ -108,23 +108,34 @@ def _hit_rows(requests: pl.DataFrame, scope: str, hits: npt.NDArray[np.int64]) -
     )
 
 
-def report_rows(requests: pl.DataFrame, hits: pl.DataFrame, block_size: int) -> pl.DataFrame:
-    """Frame of `VALIDATION_REPORT`, also for the shared scopes, which go into the roll-up only.
+def billed_requests(requests: pl.DataFrame) -> pl.DataFrame:
+    """What a prediction is compared with, per request.
 
     Args:
         requests: Per request the columns of TOKENIZED_BLOCKS and the billed usage.
-        hits: Per (request, scope, lifetime) the predicted hit blocks.
-        block_size: Tokens a block.
+
+    Returns:
+        The identity columns, prompt_tokens, billed_prompt_tokens and billed_read_tokens.
     """
     creation = pl.col("cache_write_5m_tokens") + pl.col("cache_write_1h_tokens")
-    billed = requests.with_columns(
+    return requests.select(
+        "conversation_id", "request_index", "agent_id", "model",
         prompt_tokens=pl.col("tools_tokens") + pl.col("system_tokens") + pl.col("messages_tokens"),
         billed_prompt_tokens=pl.col("input_tokens") + pl.col("cache_read_tokens") + creation,
         billed_read_tokens=pl.col("cache_read_tokens"),
-    )
-    keys = ["conversation_id", "request_index"] if "conversation_id" in hits.columns else ["request_index"]
+    )  # fmt: skip
+
+
+def report_rows(billed: pl.DataFrame, hits: pl.DataFrame, block_size: int) -> pl.DataFrame:
+    """Rows with the columns of `VALIDATION_REPORT`; those of shared scopes go into the roll-up only.
+
+    Args:
+        billed: As `billed_requests` gives.
+        hits: Per (request, scope, lifetime) the predicted hit blocks.
+        block_size: Tokens a block.
+    """
     return (
-        hits.join(billed, on=keys, maintain_order="left")
+        hits.join(billed, on=["conversation_id", "request_index"], maintain_order="left")
         .with_columns(hit_tokens=pl.col("hit_blocks") * block_size)
         .select(polars_schema(VALIDATION_REPORT).names())
     )

@@ -1,0 +1,152 @@
+"""The landing folder: which databases and transcripts there are, of whom, and whether they changed.
+
+    <inbox>/<user>/**/*.db
+    <inbox>/<user>/projects/**/*.jsonl
+
+Nothing here opens a file; inputs are only looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from kv_pipeline.errors import Skip, UsageError
+from kv_pipeline.store import safe_name
+
+PROJECTS: Final = "projects"
+DIRECT_USER: Final = "local"
+_SQLITE_COMPANIONS: Final = ("", "-wal")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFile:
+    """A proxy database in the landing folder."""
+
+    database_id: str
+    user_id: str
+    path: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptFile:
+    """A transcript in the landing folder; `source` is its id in reports."""
+
+    source: str
+    path: Path
+
+
+@dataclass(slots=True)
+class UserTranscripts:
+    """All transcripts of a user."""
+
+    files: list[TranscriptFile] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+@dataclass(slots=True)
+class Landing:
+    """What is in the landing folder, by id."""
+
+    databases: dict[str, DatabaseFile] = field(default_factory=dict)
+    transcripts: dict[str, UserTranscripts] = field(default_factory=dict)
+    skips: list[Skip] = field(default_factory=list)
+
+    @property
+    def users(self) -> list[str]:
+        """Users that have anything here."""
+        return sorted({database.user_id for database in self.databases.values()} | set(self.transcripts))
+
+
+def discover(inbox: Path) -> Landing:
+    """Look through an inbox of one folder a user; a folder that is one user's own is taken as that user's.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not inbox.is_dir():
+        raise UsageError(f"{inbox} is no folder. Name the folder that holds one folder per user with --inbox.")
+    landing = Landing()
+    entries = sorted(inbox.iterdir())
+    if (inbox / PROJECTS).is_dir():
+        _add_user(landing, inbox, safe_name(inbox.resolve().name))
+        return landing
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith("."):
+            _add_user(landing, entry, safe_name(entry.name))
+        elif entry.suffix == ".db":
+            remedy = "Move it into a folder named after its user."
+            landing.skips.append(Skip(entry.name, None, "no_user_folder", "the database is in no user's folder", remedy))
+    return landing
+
+
+def direct(paths: Iterable[Path]) -> Landing:
+    """A landing made of given files: databases, and folders of transcripts.
+
+    Raises:
+        UsageError: A path does not exist.
+    """
+    landing = Landing()
+    transcripts = []
+    for path in paths:
+        if path.is_dir():
+            transcripts += [(path.name, file) for file in _files(path, ".jsonl")]
+        elif path.exists():
+            _add_database(landing, DIRECT_USER, path, safe_name(path.stem))
+        else:
+            raise UsageError(f"{path} does not exist. Give databases (*.db) and folders of transcripts.")
+    _add_transcripts(landing, DIRECT_USER, [(f"{DIRECT_USER}/{name}/{file.name}", file) for name, file in transcripts])
+    return landing
+
+
+def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
+    for path in _files(folder, ".db"):
+        relative = path.relative_to(folder).with_suffix("")
+        _add_database(landing, user_id, path, "/".join(map(safe_name, relative.parts)))
+    files = _files(folder / PROJECTS, ".jsonl")
+    _add_transcripts(landing, user_id, [(f"{user_id}/{file.relative_to(folder)}", file) for file in files])
+
+
+def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
+    database_id = f"{user_id}/{name}"
+    if database_id in landing.databases:
+        found, remedy = "another database has the same name", "Rename one of the two."
+        landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
+        return
+    companions = (path.with_name(path.name + suffix) for suffix in _SQLITE_COMPANIONS)
+    landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions))
+
+
+def _add_transcripts(landing: Landing, user_id: str, files: list[tuple[str, Path]]) -> None:
+    if files:
+        landing.transcripts[user_id] = UserTranscripts(
+            [TranscriptFile(source, path) for source, path in files],
+            _fingerprint(companion for _, path in files for companion in (path, path.with_suffix(".meta.json"))),
+        )
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Files below a folder in sorted order; links to folders are not followed, so nothing is read twice."""
+    return sorted(path for path in _walk(folder) if path.suffix == suffix)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for directory, _, names in os.walk(folder):
+        yield from (Path(directory, name) for name in names)
+
+
+def _fingerprint(paths: Iterable[Path]) -> str:
+    """Changes when a file does: names, sizes and times of change. Reading them all would take as long as the work."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        digest.update(repr((path.name, status.st_size, status.st_mtime_ns, status.st_ino)).encode())
+    return digest.hexdigest()

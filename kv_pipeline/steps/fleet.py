@@ -1,0 +1,40 @@
+"""The fleet roll-up: sums of every conversation, and the scopes that conversations share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import polars as pl
+
+from kv_pipeline.core.validation import report_rows, shared_hits, summarise
+from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT, VALIDATION_SUMMARY
+from kv_pipeline.store import Store
+
+FLEET: Final = "fleet"
+_REQUEST: Final = ["conversation_id", "request_index"]
+
+
+def roll_up(store: Store) -> pl.DataFrame:
+    """Write and return VALIDATION_SUMMARY of everything in the store."""
+    keys = store.partitions(VALIDATION_REPORT.name)
+    report = store.read(VALIDATION_REPORT, keys)
+    requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop("scope", "lifetime", "hit_blocks", "hit_tokens")
+    by_conversation = {
+        str(key): frame
+        for (key,), frame in store.read(TOKENIZED_BLOCKS, keys).group_by("conversation_id", maintain_order=True)
+    }
+    block_size = store.settings.block_size
+    shared = [report_rows(requests, hits, block_size) for hits in _shared(by_conversation) if hits.height]
+    summary = summarise(pl.concat([report, *shared]), block_size)
+    store.write(VALIDATION_SUMMARY, FLEET, summary)
+    return summary
+
+
+def _shared(by_conversation: dict[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    by_user: dict[str, list[pl.DataFrame]] = {}
+    for key, frame in by_conversation.items():
+        by_user.setdefault(key.partition("/")[0], []).append(frame)
+    for frames in by_user.values():
+        yield shared_hits(frames, "user")
+    yield shared_hits(by_conversation.values(), "fleet")

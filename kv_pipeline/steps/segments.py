@@ -1,0 +1,117 @@
+"""Reading back the segments that requests consist of, and only those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from kv_pipeline.core.payloads import Payload, payload_tokens
+from kv_pipeline.core.sections import RequestSegments, SegmentContent
+from kv_pipeline.errors import StoreError
+from kv_pipeline.schemas.requests import SEGMENTS
+from kv_pipeline.store import Store
+
+_NO_PAYLOAD = np.empty(0, dtype=np.uint32)
+
+
+class LoadedSegments(NamedTuple):
+    """Segments of a batch of requests, numbered across databases.
+
+    Attributes:
+        contents: Number to content; a segment that two databases hold has one number.
+        numbers: Database to (segment index to number).
+    """
+
+    contents: Mapping[int, SegmentContent]
+    numbers: Mapping[str, Mapping[int, int]]
+
+    def of_request(
+        self, database_id: str, tools: int | None, system: int | None, messages: list[int]
+    ) -> RequestSegments:
+        """A request's segments by number."""
+        number = self.numbers[database_id]
+        return RequestSegments(
+            None if tools is None else number[tools],
+            None if system is None else number[system],
+            tuple([number[index] for index in messages]),
+        )
+
+    def estimated_tokens(self, segments: RequestSegments) -> int:
+        """Stand-in tokens for payloads in a request."""
+        present = [index for index in (segments.tools, segments.system) if index is not None]
+        return sum(len(self.contents[index].payload_tokens) for index in (*present, *segments.messages))
+
+
+def load_segments(store: Store, requests: pl.DataFrame) -> LoadedSegments:
+    """Load the segments of requests with `database_id`, `tools_segment`, `system_segment`, `message_segments`.
+
+    Raises:
+        StoreError: Their text was purged, or is missing.
+    """
+    number_of: dict[bytes, int] = {}
+    contents: dict[int, SegmentContent] = {}
+    numbers: dict[str, dict[int, int]] = {}
+    for (database_id,), rows in requests.group_by("database_id", maintain_order=True):
+        known = numbers[str(database_id)] = dict[int, int]()
+        for index, segment_id, text, payloads in _needed(store, str(database_id), rows).iter_rows():
+            number = known[index] = number_of.setdefault(segment_id, len(number_of))
+            if number not in contents:
+                contents[number] = SegmentContent(text, _payload_tokens(payloads))
+    return LoadedSegments(contents, numbers)
+
+
+def _needed(store: Store, database_id: str, requests: pl.DataFrame) -> pl.DataFrame:
+    indexes = pl.concat(
+        [requests["message_segments"].explode(), requests["tools_segment"], requests["system_segment"]]
+    ).drop_nulls().unique()  # fmt: skip
+    wanted = pl.col("segment_index").is_between(indexes.min(), indexes.max()) & pl.col("segment_index").is_in(
+        indexes.implode()
+    )
+    path = store.path(SEGMENTS.name, database_id)
+    found = (
+        pl.scan_parquet(path, glob=False)
+        .filter(wanted)
+        .select("segment_index", "segment_id", "text", "payloads")
+        .collect()
+    )
+    if found.height != len(indexes) or found["text"].null_count():
+        raise StoreError(
+            f"Content of database {database_id} is no longer in the store. "
+            "Run again with the database in the landing folder, or keep the results that are there."
+        )
+    return found
+
+
+def _payload_tokens(payloads: list[dict[str, object]]) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    if not payloads:
+        return _NO_PAYLOAD
+    return np.concatenate([payload_tokens(Payload(**payload)) for payload in payloads])  # type: ignore[arg-type]
+
+
+def content_types(store: Store, requests: pl.DataFrame) -> pl.DataFrame:
+    """Content types present in the messages of requests.
+
+    Returns:
+        One row per request: conversation_id, request_index, message_types (sorted).
+    """
+    keys = ["conversation_id", "request_index"]
+    schema = {"database_id": pl.String, "segment_index": pl.UInt32, "content_types": pl.List(pl.String)}
+    paths = {key: store.path(SEGMENTS.name, key) for key in requests["database_id"].unique().sort()}
+    segments = [
+        pl.scan_parquet(path, glob=False)
+        .select(pl.lit(key).alias("database_id"), "segment_index", "content_types")
+        .collect()
+        for key, path in paths.items()
+    ]
+    return (
+        requests.select(*keys, "database_id", segment_index="message_segments")
+        .explode("segment_index")
+        .join(pl.concat([pl.DataFrame(schema=schema), *segments]), on=["database_id", "segment_index"])
+        .explode("content_types")
+        .drop_nulls("content_types")
+        .group_by(keys)
+        .agg(message_types=pl.col("content_types").unique().sort())
+    )

@@ -1,0 +1,11 @@
+"""Code versions of the steps: part of every fingerprint, so a changed rule makes its tables, and all after it, again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RAW_REQUESTS_VERSION: Final = "1"
+CONVERSATION_INDEX_VERSION: Final = "1"
+TOKENIZED_BLOCKS_VERSION: Final = "1"
+TRACES_VERSION: Final = "1"
+VALIDATION_VERSION: Final = "1"
