@@ -12,7 +12,8 @@ assets. Read only by ``dagster.yaml``::
       class: BatchedSqliteEventLogStorage
       config: {base_dir: ...}
 
-Batches form only when the variables in ``EVENT_ENVIRONMENT`` are set; see ``prepare_environment``.
+Batches form only when the variables in ``EVENT_ENVIRONMENT`` are set, so opening the storage sets them: every
+process that opens the instance (command line, webserver, daemon, code server, run worker) has them in time.
 
 Source: dagster 1.13.27, ``dagster/_core/storage/event_log/sqlite/sqlite_event_log.py`` (``store_event``) and
 ``dagster/_core/instance/methods/event_methods.py`` (``handle_new_event``).
@@ -66,6 +67,7 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        prepare_environment()
         self._held = threading.local()
         super().__init__(base_dir, inst_data)
         # Reentrant, because a batch holds a connection to each of two shards.
