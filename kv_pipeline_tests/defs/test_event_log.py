@@ -27,6 +27,7 @@ from kv_pipeline.defs.event_log import (
 CONVERSATIONS = dg.DynamicPartitionsDefinition(name="conversations")
 KEYS = [f"conversation-{number:02d}" for number in range(25)]
 BATCH_SIZE = 10  # does not divide 25: the last batch of a step is a partial one
+REPOSITORY = Path(__file__).parents[2]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 EVENT_LOG_CONFIG = {"module": "kv_pipeline.defs.event_log", "class": "BatchedSqliteEventLogStorage"}
 
@@ -291,6 +292,21 @@ def test_instance_round_trip(tmp_path: Path) -> None:
     with dg.DagsterInstance.from_ref(reference) as copy:
         assert isinstance(copy.event_log_storage, BatchedSqliteEventLogStorage)
         assert copy.get_materialized_partitions(dg.AssetKey("traces")) == set(KEYS)
+
+
+def test_repository_configuration_is_one_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``dagster dev`` opens in the repository is the instance whose home is data/dagster."""
+    monkeypatch.chdir(tmp_path)
+    temporary_home = tmp_path / "temporary"
+    temporary_home.mkdir()
+    development = InstanceRef.from_dir(str(temporary_home), config_dir=str(REPOSITORY))
+    with dg.DagsterInstance.from_ref(development) as instance:
+        assert isinstance(instance.event_log_storage, BatchedSqliteEventLogStorage)
+        run_range(instance, KEYS[:3])
+    with open_instance(tmp_path / "data/dagster", batched=True) as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey("traces")) == set(KEYS[:3])
+        assert instance.get_runs_count() == 1
+    assert list(temporary_home.iterdir()) == []
 
 
 def test_storages_read_each_others_files(tmp_path: Path) -> None:
