@@ -39,6 +39,7 @@ _SALT_BYTES: Final = 32
 _MAX_NAME: Final = 150
 _TEMPORARY: Final = ".tmp-"
 _ROW_GROUP_ROWS: Final = 65_536
+_held_writer_locks: set[Path] = set()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ class Store:
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
+            root = root.resolve()
             with _locked(root / "lock"):
                 settings = _read_settings(root)
                 salt = _salt(root, is_new=settings is None)
@@ -191,6 +193,29 @@ class Store:
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the store's writer lock, which only one process has at a time; the system frees a dead one's.
+
+        Args:
+            on_wait: Called if another process has it, before waiting.
+        """
+        if self.root in _held_writer_locks:  # this process has it already
+            yield
+            return
+        with (self.root / "writer.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait:
+                    on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _held_writer_locks.add(self.root)
+            try:
+                yield
+            finally:
+                _held_writer_locks.discard(self.root)
 
     def sweep(self) -> None:
         """Remove temporary files of processes that were killed."""

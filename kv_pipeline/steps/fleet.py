@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,8 +28,15 @@ def roll_up(store: Store) -> pl.DataFrame:
     block_size = store.settings.block_size
     shared = [report_rows(requests, hits, block_size) for hits in _shared(by_conversation) if hits.height]
     summary = summarise(pl.concat([report, *shared]), block_size)
+    fingerprint = roll_up_fingerprint(store)
     store.write(VALIDATION_SUMMARY, FLEET, summary)
+    store.update_state(VALIDATION_SUMMARY.name, {FLEET: fingerprint})
     return summary
+
+
+def roll_up_fingerprint(store: Store) -> str:
+    """Fingerprint of what the roll-up is made of: every conversation's validation_report."""
+    return hashlib.blake2b(repr(sorted(store.state(VALIDATION_REPORT.name).items())).encode(), digest_size=16).hexdigest()
 
 
 def _shared(by_conversation: dict[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -1,0 +1,80 @@
+"""What is not up to date: partitions whose recorded fingerprint differs from that of their inputs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from kv_pipeline.landing import Landing, UserTranscripts
+from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
+from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
+from kv_pipeline.steps.conversations import fingerprint_of
+from kv_pipeline.steps.databases import RAW_REQUESTS_STATE, database_fingerprint
+from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
+from kv_pipeline.steps.index import INDEX_STATE, conversations, user_fingerprint
+from kv_pipeline.store import Store
+
+CONVERSATION_TABLES: Final = (TOKENIZED_BLOCKS.name, TRACES.name, VALIDATION_REPORT.name)
+
+
+def stale_databases(store: Store, landing: Landing) -> list[str]:
+    """Databases of the landing folder that are new or changed, sorted."""
+    state = store.state(RAW_REQUESTS_STATE)
+    present = set(store.partitions(RAW_REQUESTS.name)) & set(store.partitions(MESSAGE_INDEX.name))
+    return [
+        key
+        for key, file in sorted(landing.databases.items())
+        if key not in present or state.get(key) != database_fingerprint(file)
+    ]
+
+
+def stale_users(store: Store, landing: Landing) -> list[str]:
+    """Users of the landing folder whose index is out of date, sorted."""
+    state = store.state(INDEX_STATE)
+    return [user for user in landing.users if state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))]
+
+
+def transcripts_of(landing: Landing, user_id: str) -> UserTranscripts:
+    """A user's transcripts; empty if there are none."""
+    return landing.transcripts.get(user_id) or UserTranscripts()
+
+
+def stale_conversations(store: Store) -> list[str]:
+    """Conversations with requests whose partitions are out of date, sorted."""
+    states = {table: store.state(table) for table in CONVERSATION_TABLES}
+    present = {table: set(store.partitions(table)) for table in CONVERSATION_TABLES}
+    return [
+        key
+        for key, fingerprint in traced(conversations(store)).select("conversation_id", "fingerprint").iter_rows()
+        if any(
+            key not in present[table] or states[table].get(key) != fingerprint_of(table, fingerprint)
+            for table in CONVERSATION_TABLES
+        )
+    ]
+
+
+def obsolete_conversations(store: Store) -> list[str]:
+    """Partitions of conversations that the index no longer has, or that have lost all their requests."""
+    wanted = set(traced(conversations(store))["conversation_id"])
+    return sorted({key for table in CONVERSATION_TABLES for key in store.partitions(table)} - wanted)
+
+
+def remove_conversations(store: Store, keys: list[str]) -> None:
+    """Remove conversations' partitions."""
+    for table in CONVERSATION_TABLES:
+        for key in keys:
+            store.remove(table, key)
+        store.update_state(table, {}, removed=keys)
+
+
+def is_roll_up_stale(store: Store) -> bool:
+    """Whether the fleet roll-up is of other conversations than those in the store."""
+    is_there = store.path(VALIDATION_SUMMARY.name, FLEET).exists()
+    return not is_there or store.state(VALIDATION_SUMMARY.name).get(FLEET) != roll_up_fingerprint(store)
+
+
+def traced(known: pl.DataFrame) -> pl.DataFrame:
+    """Of CONVERSATIONS those that have a partition: the ones with requests."""
+    return known.filter(pl.col("n_requests") > 0)
+
