@@ -134,7 +134,7 @@ class Client(ABC):
         if turn.reply == "agents":
             reply, uses = agents_reply(rng, self.agent_tool, turn.children)
             return reply, self._delegate(run, turn, uses)
-        reply, calls = work_reply(rng, tokens)
+        reply, calls = work_reply(rng, tokens, turn.calls)
         return reply, self._use_tools(run, turn, calls)
 
     def _use_tools(self, run: AgentRun, turn: Turn, calls: list[ToolCall]) -> Script:

@@ -35,6 +35,7 @@ class Turn:
         is_aborted: Whether a first attempt breaks off in mid-stream.
         replays: How often the older proxy's client repeats it without streaming.
         prompt: What the user's message holds, should the turn begin with one.
+        calls: How many tools it calls, 0 for a few.
         has_notice: Whether the client puts a message of role system behind its tool results.
     """
 
@@ -46,6 +47,7 @@ class Turn:
     replays: int = 1
     prompt: Literal["plain", "image", "unusual", "special"] = "plain"
     has_notice: bool = False
+    calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ _HOUR_LIFETIME = Plan(
         _ANSWER,
     )
 )
-_SHORT = Plan((Turn(has_notice=True), _WORK, _ANSWER), starts_after_ms=3 * MINUTE_MS)
+_OUT_OF_LOOK_BACK = Plan((Turn(has_notice=True), Turn(calls=24), _ANSWER), starts_after_ms=3 * MINUTE_MS)
 _TWINS = Plan(
     (
         _WORK,
@@ -145,7 +147,7 @@ _TWINS_SHORT = Plan(
 )
 _PLANTED = {
     "fixed-5m": (_AGENT_TREE, _ROTATED_AND_COMPACTED),
-    "fixed-1h": (_HOUR_LIFETIME, _SHORT),
+    "fixed-1h": (_HOUR_LIFETIME, _OUT_OF_LOOK_BACK),
     "older-5m": (_TWINS, _TWINS_SHORT),
 }
 

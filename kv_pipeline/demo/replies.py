@@ -41,10 +41,10 @@ class ToolCall:
     details: Json
 
 
-def work_reply(rng: Random, turn_tokens: int) -> tuple[Reply, list[ToolCall]]:
-    """A reply that calls one to three tools, whose results make up most of `turn_tokens`."""
-    count = rng.choice((1, 1, 2, 2, 3))
-    share = max(15, int(turn_tokens * rng.uniform(0.5, 1.2) / count))
+def work_reply(rng: Random, turn_tokens: int, count: int) -> tuple[Reply, list[ToolCall]]:
+    """A reply that calls `count` tools, or one to three if 0; their results make up most of `turn_tokens`."""
+    count = count or rng.choice((1, 1, 2, 2, 3))
+    share = max(8, int(turn_tokens * rng.uniform(0.5, 1.2) / count))
     calls = [_tool_call(rng, share) for _ in range(count)]
     lead = _lead(rng, max(8, turn_tokens // 12))
     return _reply([*lead, *(call.use for call in calls)], "tool_use"), calls

@@ -1,115 +1,46 @@
-"""Invented text: prose and code of a fictional harbour-planning project, varied enough to tokenise as real."""
+"""Invented text: prose and code of a fictional harbour-planning project, as varied as real text."""
 
 from __future__ import annotations
 
 from random import Random
 from uuid import UUID
 
-CHARS_PER_TOKEN = 3.4
+CHARS_PER_TOKEN = 3.1
 """Characters of our text per cl100k_base token, measured on our code; only used to aim at a size."""
 
-NOUNS = [
-    "berth",
-    "anchor",
-    "cargo",
-    "tide",
-    "pilot",
-    "manifest",
-    "quay",
-    "crane",
-    "draught",
-    "buoy",
-    "ledger",
-    "harbour",
-    "signal",
-    "vessel",
-    "window",
-    "slot",
-    "route",
-    "mooring",
-    "permit",
-    "tariff",
-    "customs",
-    "channel",
-    "beacon",
-    "convoy",
-    "ballast",
-    "weather",
-    "roster",
-    "shift",
-    "dredge",
-    "depth",
-    "pontoon",
-    "barge",
-    "container",
-    "hatch",
-    "seal",
-    "invoice",
-    "quota",
-    "segment",
-    "cursor",
-    "bucket",
-    "payload",
-    "digest",
-    "lock",
-    "lease",
-    "retry",
-    "budget",
-    "queue",
-    "worker",
-]
-VERBS = [
-    "assign",
-    "release",
-    "merge",
-    "split",
-    "reserve",
-    "forecast",
-    "reconcile",
-    "validate",
-    "publish",
-    "collect",
-    "defer",
-    "rank",
-    "trim",
-    "refresh",
-    "expire",
-    "charge",
-    "settle",
-    "dispatch",
-    "resolve",
-    "flatten",
-    "project",
-    "compare",
-    "resume",
-    "restore",
-    "register",
-    "audit",
-    "sample",
-]
-ADJECTIVES = [
-    "pending",
-    "stale",
-    "northern",
-    "shallow",
-    "idle",
-    "partial",
-    "nightly",
-    "shared",
-    "overdue",
-    "cached",
-    "remote",
-    "sealed",
-    "narrow",
-    "double",
-    "empty",
-]
+
+def _listed(words: str) -> tuple[str, ...]:
+    """A word list, written as text to keep it short."""
+    return tuple(words.split())
+
+
+NOUNS = _listed("""
+    berth anchor cargo tide pilot manifest quay crane draught buoy ledger harbour signal vessel
+    window slot route mooring permit tariff customs channel beacon convoy ballast weather roster
+    shift dredge depth pontoon barge container hatch seal invoice quota segment cursor bucket
+    payload digest lock lease retry budget queue worker
+""")
+VERBS = _listed("""
+    assign release merge split reserve forecast reconcile validate publish collect defer rank trim
+    refresh expire charge settle dispatch resolve flatten project compare resume restore register
+    audit sample
+""")
+ADJECTIVES = _listed("""
+    pending stale northern shallow idle partial nightly shared overdue cached remote sealed narrow
+    double empty
+""")
 UNUSUAL_TEXTS = (
     "Bitte prüfe auch die Größe der Liegeplätze: Überlänge, Öltanker, ß und «Anführungen».",
     "港の予定表を確認してください。満潮は06:42、干潮は13:05です。",
     "Ελέγξτε τα ρεύματα 🌊⚓ και το Ω ≈ 3.2 μ/δ; naïve façade — déjà vu…",
 )
 MARKER_TEXT = "The log ends with <|endoftext|> & then <tag>&amp;</tag>; is that a marker or just text?"
+_SYLLABLES = _listed("""
+    ab ac ado af al an ar as bar bel bi bo bra cal ce chi co cor cu da de di dor du el en er es fa
+    fe fi for ga ge gla go gre ha he ho hy il in ir is ja jo ka ki kor la lem li lo lu ma me mi mo
+    mul na ne no nu ob on or os pa pe phi plu po pra qua ra re ri ro sa se shi sol sta su ta te tha
+    ti to tri tu ul um ur va ve vi vo wa wi xe yo za
+""")
 _FOLDERS = (
     "berths",
     "tides",
@@ -144,6 +75,17 @@ _CODE_LINES = (
     '        self.metrics["{noun}_{verb}_total"].labels(kind="{adj}").inc({f})',
     "{NOUN}_{ADJ}_MS = {m}_{n:03d}",
     "import {noun}_{verb} as {a}; from harbour.{noun} import {Noun}, {verb}_{noun2}",
+    "        self.{own}: dict[{type}, {Own}] = {{}}  # filled by `{verb}_{own2}`",
+    '    {own} = {Own}({own2}={a}.{noun}, {b}=not {own3}.is_{adj}, digest="{hex}")',
+    '        "{own}-{own2}": ("{date}", {f}, -{n}, None, True),',
+    '    assert {own}.{verb}({own2}) >= {f} * {own3}[{d}:{n}], f"{own} -> {{{own2}!r}}"',
+    "\tif (({own} & 0x{hex}) >> {d}) != {own2}->{noun}_{d} || !{own3}[{n}]) {{ return -{d}; }}",
+    "    const {own} = await {own2}.{verb}{Noun}(`/{noun}/${{{own3}.id}}?{b}={n}`);",
+    "        # TODO({own}): {own2} and {own3} differ since {date}; see https://harbour.test/{noun}/{m}",
+    "    <{noun} id=\"{own}\" {b}='{hex}'>{Own} &amp; {Own2}</{noun}>",
+    '      - {{name: {own}-{own2}, image: "harbour/{own3}:{d}.{n}", ports: [{n}, {m}]}}',
+    "{date}T0{d}:17:42.{n:03d}Z WARN [{own}.{own2}] {adj} {noun} {hex} took {f} ms",
+    "    SELECT {own}_id, COUNT(*) FROM {noun}_{own2} WHERE {own3} < {n} AND {b} LIKE '%{adj}%'",
 )
 _SENTENCES = (
     "{Verb} the {adj} {noun} in `{noun2}_{verb}.py` before the {noun3} is read.",
@@ -152,6 +94,11 @@ _SENTENCES = (
     "It fails when a {adj} {noun} arrives after {n} seconds without its {noun2}.",
     "`{Noun}.{verb}` and `{Noun2}.{verb2}` share the {noun3}; only the second is tested.",
     "Why does the {noun} stay {adj} after {verb2} is called with {n}?",
+    "Since {date} the test `{own}_{verb}` reports {f} instead of {n} for {Own2}.",
+    "There are two callers: {own}.{verb2}() in the {noun} adapter, and `{Own2}` itself.",
+    "Please {verb} every {adj} {noun2}, but leave {own3} and the {noun3} (#{m}) as they are.",
+    "{Own} doesn't {verb}; it merely keeps a {adj} copy, which the {noun2} then {verb2}s.",
+    "First I'll {verb} the {noun}; if that isn't enough, {own2} has to {verb2} its {noun3} too.",
 )
 
 
@@ -173,6 +120,14 @@ def base62_of(rng: Random, length: int) -> str:
 def path_of(rng: Random) -> str:
     """The path of a source file of the fictional code base."""
     return f"/srv/harbour/{rng.choice(_FOLDERS)}/{rng.choice(NOUNS)}_{rng.choice(VERBS)}.py"
+
+
+def invented(rng: Random) -> str:
+    """An identifier of made-up syllables: the long tail that a real code base's names have."""
+    parts = (
+        "".join(rng.choices(_SYLLABLES, k=rng.choice((1, 2, 2, 3)))) for _ in range(rng.choice((1, 1, 2)))
+    )
+    return "_".join(parts)
 
 
 def prose(rng: Random, tokens: int) -> str:
@@ -207,7 +162,11 @@ def _words(rng: Random) -> dict[str, str | int | float]:
     verb, verb2 = rng.choices(VERBS, k=2)
     adjective = rng.choice(ADJECTIVES)
     number = rng.randrange(1, 100_000)
+    own, own2, own3 = (invented(rng) for _ in range(3))
     return {
+        "own": own, "own2": own2, "own3": own3, "Own": own.title().replace("_", ""),
+        "Own2": own2.title().replace("_", ""), "hex": f"{rng.getrandbits(32):08x}",
+        "date": f"2025-{number % 12 + 1:02d}-{number % 28 + 1:02d}",
         "noun": noun, "noun2": noun2, "noun3": noun3, "Noun": noun.title(), "Noun2": noun2.title(),
         "NOUN": noun.upper(), "verb": verb, "verb2": verb2, "Verb": verb.title(), "adj": adjective,
         "ADJ": adjective.upper(), "type": rng.choice(("str", "dict[str, int]", f"{noun2.title()}", "bytes")),
