@@ -118,7 +118,7 @@ class Client(ABC):
         reply, follow_up = self._imagine(run, turn)
         exchange = yield from self.request(run, turn, reply)
         run.now_ms, run.last_request_id = exchange.end_ms, exchange.request_id
-        run.ledger.turns += 1
+        run.ledger.message_ids.append(exchange.message_id)
         self.tick()
         self.write_reply(run, reply, exchange)
         run.add(Message.of("assistant", list(reply.contents)))

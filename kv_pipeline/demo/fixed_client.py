@@ -81,14 +81,18 @@ class FixedClient(Client):
         for attempt in range(turn.failures):
             refused = self.proxy.refuse(self._request(run), run.now_ms)
             self.count(run, FAILED_ATTEMPT)
-            run.now_ms = refused.end_ms + 1_000 * 2**attempt
+            wait_ms = 1_000 * 2**attempt
+            self._write_error(run, refused.end_ms, attempt + 1, wait_ms)
+            run.now_ms = refused.end_ms + wait_ms
             yield run.now_ms
         if turn.is_aborted:
             broken = self.proxy.stream(self._request(run), reply, run.now_ms, is_aborted=True)
             self.count(run, ABORTED_STREAM)
             run.now_ms = broken.end_ms + 2_500
             yield run.now_ms
-        return self.proxy.stream(self._request(run), reply, run.now_ms)
+        exchange = self.proxy.stream(self._request(run), reply, run.now_ms)
+        run.ledger.billed_ids.append(exchange.message_id)
+        return exchange
 
     def write_reply(self, run: AgentRun, reply: Reply, exchange: Exchange) -> None:
         """One record a content block, all with the message's id and usage."""
@@ -108,7 +112,7 @@ class FixedClient(Client):
     def write_result(self, run: AgentRun, result: Json, details: Json) -> None:
         """One record a result; only main transcripts carry the client's own note on it."""
         if "agentId" in details:
-            details = {**details, "agentType": _kind_of(run, details["agentId"]), "resolvedModel": run.model}
+            details = {**details, "agentType": _kind_of(run, details["agentId"])}
         note = {"toolUseResult": details} if run.is_main else {}
         source = {"sourceToolAssistantUUID": run.uuid_by_use.pop(result["tool_use_id"])}
         self._write_user(run, {"message": {"role": "user", "content": [result]}, **note, **source})
@@ -150,6 +154,13 @@ class FixedClient(Client):
         self._write_boundary(run, exchange, summary)
         run.reset([Message.of("user", [text_block(summary)]), Message.of("system", []), kept])
         run.has_surroundings = False
+
+    def _write_error(self, run: AgentRun, at_ms: int, attempt: int, wait_ms: int) -> None:
+        """The client's note that an attempt was refused."""
+        error = {"message": "529 Overloaded", "status": 529}
+        retry = {"retryInMs": wait_ms, "retryAttempt": attempt, "maxRetries": 10, "source": "request_retry"}
+        kind = {"type": "system", "subtype": "api_error", "level": "error"}
+        run.transcript.chain({**kind, "error": error, **retry}, at_ms)
 
     def _add_with_surroundings(self, run: AgentRun, contents: list[Json]) -> None:
         """A prompt with a reminder before it and a system message behind it."""

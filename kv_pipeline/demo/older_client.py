@@ -67,6 +67,7 @@ class OlderClient(Client):
     def request(self, run: AgentRun, turn: Turn, reply: Reply) -> Generator[Any, Any, Exchange]:
         """The stream that pays, then its repetitions; the client goes by the last."""
         exchange = self.proxy.stream(self._request(run, is_streaming=True), reply, run.now_ms)
+        run.ledger.billed_ids.append(exchange.message_id)
         for _ in range(turn.replays):
             run.now_ms = exchange.end_ms + _REPEAT_AFTER_MS
             yield run.now_ms

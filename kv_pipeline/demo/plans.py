@@ -155,19 +155,20 @@ _PLANTED = {
 def plans_of(size: DemoSize, profile: str, rng: Random) -> list[Plan]:
     """The plans of one user's conversations."""
     planted = list(_PLANTED[profile][: size.conversations]) if size.has_plants else []
-    ordinary = [_ordinary(size, number, rng) for number in range(len(planted), size.conversations)]
+    numbers = range(len(planted), size.conversations)
+    ordinary = [_ordinary(size, number, rng, has_extras=profile.startswith("older")) for number in numbers]
     return planted + ordinary
 
 
-def _ordinary(size: DemoSize, number: int, rng: Random) -> Plan:
+def _ordinary(size: DemoSize, number: int, rng: Random, *, has_extras: bool) -> Plan:
     """A conversation of `size.turns` main turns with an answer now and then, idle gaps and one sub-agent."""
     turns = [_ordinary_turn(rng, is_last=index == size.turns - 1) for index in range(size.turns)]
     if size.turns > 2 * _PROMPT_EVERY:
         middle = size.turns // 2
         helper = Child("Explore", (*[_WORK] * (size.turns // 10), _ANSWER))
         turns[middle] = replace(turns[middle], reply="agents", children=(helper,))
-    warmups, side_requests = rng.randrange(2), rng.randrange(2)
-    return Plan(tuple(turns), number * 40 * MINUTE_MS, warmups, side_requests)
+    extras = int(has_extras)
+    return Plan(tuple(turns), number * 40 * MINUTE_MS, warmups=extras, side_requests=extras)
 
 
 def _ordinary_turn(rng: Random, *, is_last: bool) -> Turn:

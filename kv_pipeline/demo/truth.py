@@ -21,14 +21,23 @@ class AgentTruth:
         kind: Agent type as the client calls it; "main" and "Warmup" are ours.
         parent_id: The agent that started it; None when that is the main agent, or nobody.
         is_linked: Whether a tool call names it. Warm-ups are named by none.
-        turns: Requests of its own, each counted once whatever the proxy recorded.
+        message_ids: Id of the answer to each of its turns, in order, as transcripts name it. A turn is one
+            request, however often the proxy recorded it.
+        billed_ids: Id of the answer that paid for the cache, turn by turn; a streaming twin's where there is
+            one.
     """
 
     agent_id: str | None
     kind: str
     parent_id: str | None
     is_linked: bool
-    turns: int
+    message_ids: tuple[str, ...]
+    billed_ids: tuple[str, ...]
+
+    @property
+    def turns(self) -> int:
+        """Requests of its own."""
+        return len(self.message_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,13 @@ class AgentLedger:
     kind: str
     parent_id: str | None = None
     is_linked: bool = True
-    turns: int = 0
+    message_ids: list[str] = field(default_factory=list)
+    billed_ids: list[str] = field(default_factory=list)
+
+    def seal(self) -> AgentTruth:
+        """The finished, immutable record."""
+        ids = tuple(self.message_ids), tuple(self.billed_ids)
+        return AgentTruth(self.agent_id, self.kind, self.parent_id, self.is_linked, *ids)
 
 
 @dataclass(slots=True)
@@ -115,13 +130,12 @@ class ConversationLedger:
 
     def seal(self) -> ConversationTruth:
         """The finished, immutable record."""
-        agents = (AgentTruth(a.agent_id, a.kind, a.parent_id, a.is_linked, a.turns) for a in self.agents)
         return ConversationTruth(
             conversation_id=self.session_ids[0],
             session_ids=tuple(self.session_ids),
             user=self.user,
             generation=self.generation,
             databases=tuple(f"{self.user}/{name}" for name in self.databases),
-            agents=tuple(agents),
+            agents=tuple(agent.seal() for agent in self.agents),
             unindexed=dict(sorted(self.unindexed.items())),
         )

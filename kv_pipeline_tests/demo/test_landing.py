@@ -60,7 +60,7 @@ def test_progress_reaches_the_number_of_turns(tmp_path):
         tmp_path, size=SMALL, seed=1, progress=lambda done, total: seen.append((done, total))
     )
     assert [done for done, _ in seen] == list(range(1, truth.turns + 1))
-    assert seen[-1][1] >= truth.turns
+    assert seen[-1][1] == truth.turns
 
 
 def test_more_users_than_names(tmp_path):
@@ -95,6 +95,20 @@ def test_only_nested_agents_have_a_parent_and_only_warmups_are_unlinked(landing)
     nested = [agent for agent in agents if agent.parent_id]
     assert [(agent.kind, agent.turns) for agent in nested] == [("Explore", 2)]
     assert {agent.kind for agent in agents if not agent.is_linked} == {"Warmup"}
+
+
+def test_truth_names_the_rows_of_every_turn(landing):
+    stored = {message_id(json.loads(row["response"])): row for row in all_rows(landing.root)}
+    for c in landing.truth.conversations:
+        for agent in c.agents:
+            assert len(agent.message_ids) == len(agent.billed_ids) > 0
+            for named, billed in zip(agent.message_ids, agent.billed_ids, strict=True):
+                assert (named == billed) is (c.generation == "fixed")
+                assert json.loads(stored[billed]["body"])["stream"] is True
+                assert (
+                    json.loads(stored[billed]["body"])["messages"]
+                    == json.loads(stored[named]["body"])["messages"]
+                )
 
 
 def test_failed_attempts_are_counted(landing):

@@ -46,6 +46,15 @@ def test_each_turn_is_named_once_apart_from_copies(landing):
     assert {i for i, files in named.items() if files > 1} == {*copies, inherited}
 
 
+def test_refused_attempts_are_noted(landing):
+    notes = [
+        r for path in transcripts(landing.root) for r in records(path) if r.get("subtype") == "api_error"
+    ]
+    noted = {record["uuid"]: record for record in notes}
+    resumed_copies = 1  # the refusal before the resumption stands in the new session's file again
+    assert len(noted) - resumed_copies == landing.truth.unindexed["failed_attempt"]
+
+
 def test_leftovers_are_in_no_transcript(landing):
     named = named_ids(transcripts(landing.root))
     unnamed = [row for row in all_rows(landing.root) if message_id(json.loads(row["response"])) not in named]
@@ -58,8 +67,11 @@ def test_agents_have_the_turns_the_truth_says(landing):
             if agent.agent_id is None:
                 continue
             (path,) = landing.root.glob(f"{c.user}/projects/**/agent-{agent.agent_id}.jsonl")
-            inherited = int(agent.kind == "fork")
-            assert len(named_ids([path])) - inherited == agent.turns
+            named = set(named_ids([path]))
+            assert set(agent.message_ids) <= named
+            assert len(named) - agent.turns == (
+                agent.kind == "fork"
+            )  # a fork's file repeats the call that made it
 
 
 def test_chain_of_uuids_is_unbroken(landing):
