@@ -251,11 +251,12 @@ def check(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
         StoreError: It is not; the message names columns and checks, never values.
     """
     try:
-        return model.validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        cases = error.failure_cases.select("column", "check").unique().sort("column", "check").head(5).rows()
-        failed = ", ".join(f"{column}: {name}" for column, name in cases)
-        raise StoreError(f"Table {model.name} was not written, it breaks its model ({failed}).") from None
+        # Not lazy: pandera 0.35 builds its report of all failures row by row, and that fails for u64 columns.
+        return model.validate(frame)
+    except pandera.errors.SchemaError as error:
+        where = getattr(error.schema, "name", None) or model.name
+        reason = getattr(error.reason_code, "value", error.reason_code)
+        raise StoreError(f"Table {model.name} breaks its model at {where}: {reason}. It was not written.") from None
 
 
 @contextlib.contextmanager

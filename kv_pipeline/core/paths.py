@@ -7,7 +7,7 @@ New blocks of a conversation are numbered 0, 1, 2 … in the order they are stor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +52,3 @@ def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
     differs = np.flatnonzero(path[:n] != other[:n])
     return int(differs[0]) if len(differs) else n
 
-
-def renumbered(paths: Iterable[BlockNumbers], ids: dict[int, int], first: int = 1) -> list[list[int]]:
-    """Paths with block numbers replaced by dense ids in the order of first appearance.
-
-    Args:
-        paths: Block numbers per request.
-        ids: Ids given so far, which new ones are added to.
-        first: The first id of all.
-    """
-    return [[ids.setdefault(block, first + len(ids)) for block in path.tolist()] for path in paths]

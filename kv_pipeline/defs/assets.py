@@ -1,6 +1,6 @@
 """The six assets. Each reads its partitions' keys, calls one step, and reports counts: never content, never paths."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the context annotation as a type.
 
 import dagster as dg
 import pandera.polars as pa
@@ -47,7 +47,7 @@ def _schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
         checks.quality_spec("raw_requests", "recorded_once", "No request stands in two databases."),
     ],
 )
-def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """One row per API request of a proxy database; content held once, as segments."""
     store, landing, keys = pipeline.open_store(), pipeline.landing(), context.partition_keys
     advance = progress.counter("raw_requests", len(keys))
@@ -85,7 +85,7 @@ def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
         checks.quality_spec("message_index", "message_ids_unique", "A message id names one request."),
     ],
 )
-def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Message id to request, and which request is whose replay twin."""
     store, keys = pipeline.open_store(), context.partition_keys
     advance = progress.counter("message_index", len(keys))
@@ -117,7 +117,7 @@ def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource)
 )
 def conversation_index(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Requests joined with transcripts: conversation, agent tree and turn; one set of files a user.
 
     Conversations that changed are moved to the end of the partition list, so one range covers exactly them.
@@ -166,7 +166,7 @@ def _register_conversations(instance: dg.DagsterInstance, store: Store) -> list[
 )
 def tokenized_blocks(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Token counts per section and chained block hashes; only blocks that no earlier request had."""
     store, keys = pipeline.open_store(), context.partition_keys
     with store.writing():
@@ -187,7 +187,7 @@ def tokenized_blocks(
     metadata=_schema(blocks.TRACES),
     check_specs=[checks.schema_spec("traces")],
 )
-def traces(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def traces(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """One row per request in trace order: timing, sizes, content types. JSON on export."""
     store, keys = pipeline.open_store(), context.partition_keys
     with store.writing():
@@ -214,7 +214,7 @@ def traces(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.
 )
 def validation_report(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Simulated against billed cache reads, per request; then the fleet roll-up over everything in the store."""
     store, keys = pipeline.open_store(), context.partition_keys
     with store.writing():

@@ -19,7 +19,7 @@ PAYLOAD: Final = pl.Struct({"digest": pl.Binary(), "n_bytes": pl.Int64(), "estim
 RAW_REQUESTS: Final = table(
     "raw_requests",
     "One row per API request of a database, without content.",
-    unique=["row_id"],
+    unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
         "row_id": column(pl.Int64(), "SQLite row id within the database."),
@@ -66,8 +66,9 @@ RAW_REQUESTS: Final = table(
 SEGMENTS: Final = table(
     "segments",
     "One row per distinct tools, system or message segment of a database. The only table with content.",
-    unique=["segment_index"],
+    unique=["database_id", "segment_index"],
     columns={
+        "database_id": column(pl.String(), "Database the segment was recorded in."),
         "segment_index": column(pl.UInt32(), "Number of the segment within its database, from 0."),
         "segment_id": column(pl.Binary(), "Salted 16-byte id of the normalised content, the same in any database."),
         "kind": column(pl.String(), "Which part of a request.", one_of(("tools", "system", "message"))),
@@ -82,7 +83,7 @@ SEGMENTS: Final = table(
 MESSAGE_INDEX: Final = table(
     "message_index",
     "One row per successful request of a database: its message id, and which request it repeats.",
-    unique=["row_id"],
+    unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
         "row_id": column(pl.Int64(), "SQLite row id within the database."),

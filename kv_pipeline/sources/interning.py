@@ -36,7 +36,7 @@ class SegmentInterner:
     Args:
         salt: Secret of the store.
         keep_billing_header: Leave billing headers as they are.
-        emit: Receives new segments as rows of the segments table, in batches.
+        emit: Receives new segments in batches, as rows of the segments table less the database.
     """
 
     def __init__(self, salt: bytes, keep_billing_header: bool, emit: Callable[[list[Row]], None]) -> None:

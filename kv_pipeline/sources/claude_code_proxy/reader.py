@@ -75,7 +75,7 @@ class DatabaseReader:
         return DatabaseContent(frame_of(RAW_REQUESTS, rows), self._skips)
 
     def _emit(self, rows: list[Row]) -> None:
-        self._emit_segments(frame_of(SEGMENTS, rows))
+        self._emit_segments(frame_of(SEGMENTS, [(self._database_id, *row) for row in rows]))
 
     def _append(self, rows: list[Row], row: RequestRow) -> None:
         try:

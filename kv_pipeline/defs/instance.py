@@ -1,0 +1,63 @@
+"""The Dagster instance that belongs to a store: `<store>/dagster`, or DAGSTER_HOME if the user set one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+HOME_VARIABLE: Final = "DAGSTER_HOME"
+PROCESS_TAG: Final = "kv_pipeline/process"
+"""Tag of runs made in process by the command line: the process that works on it."""
+
+
+def open_instance(store: Path) -> dg.DagsterInstance:
+    """Open, or make, the instance for a store.
+
+    The files are those that the repository's dagster.yaml names for the default store, so the UI started there shows
+    what the command line materialized.
+    """
+    home = Path(os.environ.get(HOME_VARIABLE) or store / "dagster").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    with (home / ".lock").open("w") as lock:
+        # Two processes that initialise one SQLite home at once break each other's migration.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not config.exists():
+            temporary = config.with_suffix(".tmp")
+            temporary.write_text(json.dumps(_configuration(home), indent=1))  # JSON is YAML
+            temporary.replace(config)
+        return dg.DagsterInstance.from_config(str(home))
+
+
+def fail_dead_runs(instance: dg.DagsterInstance) -> int:
+    """Mark runs of killed command lines as failed, which nobody else would; returns how many."""
+    started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    dead = [run for run in started if PROCESS_TAG in run.tags and not _is_running(run.tags[PROCESS_TAG])]
+    for run in dead:
+        instance.report_run_failed(run, "The process that worked on it died.")
+    return len(dead)
+
+
+def _configuration(home: Path) -> dict[str, Any]:
+    return {
+        "telemetry": {"enabled": False},
+        "event_log_storage": {
+            "module": "kv_pipeline.defs.event_log",
+            "class": "BatchedSqliteEventLogStorage",
+            "config": {"base_dir": str(home / "history" / "runs")},
+        },
+        # Capturing would redirect standard output away from the progress display.
+        "compute_logs": {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        },
+    }
+
+
+def _is_running(process: str) -> bool:
+    return process.isdigit() and int(process) != os.getpid() and Path(f"/proc/{process}").exists()

@@ -1,0 +1,83 @@
+"""In-process runs against a store's Dagster instance, as the command line makes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+from kv_pipeline.defs.build import build_defs
+from kv_pipeline.defs.event_log import move_dynamic_partitions_to_end
+from kv_pipeline.defs.instance import PROCESS_TAG, fail_dead_runs, open_instance
+from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES
+from kv_pipeline.defs.resources import PipelineResource
+from kv_pipeline.errors import StoreError
+
+_QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_RANGE_START: Final = "dagster/asset_partition_range_start"
+_RANGE_END: Final = "dagster/asset_partition_range_end"
+
+
+class Session:
+    """An opened instance with the pipeline's definitions.
+
+    Args:
+        instance: The Dagster instance.
+        pipeline: Where inputs and store are.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, pipeline: PipelineResource) -> None:
+        self._instance = instance
+        self._definitions = build_defs(resource_overrides={"pipeline": pipeline})
+
+    @classmethod
+    @contextmanager
+    def open(cls, store: Path, inbox: Path, paths: Sequence[Path]) -> Iterator[Session]:
+        """Open the store's instance; runs that died are marked as failed."""
+        resource = PipelineResource(inbox=str(inbox), store=str(store), paths=[str(path) for path in paths])
+        with open_instance(store) as instance:
+            fail_dead_runs(instance)
+            yield cls(instance, resource)
+
+    def run_databases(self, keys: Sequence[str]) -> None:
+        """Materialize raw_requests and message_index of databases.
+
+        Raises:
+            StoreError: An asset failed.
+        """
+        move_dynamic_partitions_to_end(self._instance, str(DATABASES.name), keys)
+        self._run("ingest_databases", keys)
+
+    def run_index(self) -> None:
+        """Materialize conversation_index, which puts the conversations to make at the end of the partitions."""
+        self._run("index_conversations", [])
+
+    def run_conversations(self, keys: Sequence[str]) -> None:
+        """Materialize tokenized_blocks, traces and validation_report of conversations."""
+        move_dynamic_partitions_to_end(self._instance, str(CONVERSATIONS.name), keys)
+        self._run("make_conversations", keys)
+
+    def _run(self, job: str, keys: Sequence[str]) -> None:
+        tags = {PROCESS_TAG: str(os.getpid())}
+        if keys:
+            tags |= {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
+        result = self._definitions.resolve_job_def(job).execute_in_process(
+            instance=self._instance, tags=tags, run_config=_QUIET, raise_on_error=False
+        )
+        if not result.success:
+            raise _failure(result)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> StoreError:
+    """What to tell the user: the innermost error of the first step that failed."""
+    failures = [event for event in result.all_events if event.is_step_failure]
+    error = failures[0].step_failure_data.error if failures else None
+    while error is not None and error.cause is not None:
+        error = error.cause
+    why = error.message.strip() if error is not None else "no step said why"
+    return StoreError(f"{failures[0].step_key if failures else result.dagster_run.job_name} failed: {why}")
+
