@@ -86,6 +86,7 @@ def _turns(rows: pl.DataFrame, message_index: pl.DataFrame, owned: pl.DataFrame)
     billed = rows.select(
         "database_id", pl.col("row_id").alias("billed_row_id"), "requested_at_utc", "n_messages",
         pl.col("routed_model").fill_null(pl.col("model")).alias("model"), pl.col("row_digest").alias("billed_digest"),
+        marked=pl.col("breakpoints").list.eval(pl.element().struct.field("ttl")).list.min(),  # "1h" before "5m"
     )  # fmt: skip
     answer = rows.select(*ROW, "stop_reason", "row_digest")
     return (
@@ -208,6 +209,7 @@ def _conversations(
         first_request_at_utc=pl.col("requested_at_utc").min(),
         last_request_at_utc=pl.col("requested_at_utc").max(),
         models=pl.col("model").unique().sort(),
+        marked_lifetime=pl.col("marked").min(),
     )
     counts = [pl.col("n_requests", "n_agents", "n_compactions", "n_transcript_answers").fill_null(0)]
     return (

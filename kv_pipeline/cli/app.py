@@ -1,0 +1,192 @@
+"""Commands and their options. The work is imported inside each command, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kv_pipeline.errors import KvPipelineError, UsageError
+
+EXIT_LEFT_OUT = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="kv-pipeline",
+    help="KV-cache traces, validated cache simulation and loss attribution from Claude Code traffic.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store; made if missing.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+DEFAULT_STORE = Path("data/store")
+
+
+class Profile(StrEnum):
+    """Which readers a trace is for."""
+
+    UPSTREAM = "upstream"
+    STRICT = "strict"
+
+
+class HashIds(StrEnum):
+    """How far a block number stands for the same block."""
+
+    GLOBAL = "global"
+    LOCAL = "local"
+
+
+class SortKey(StrEnum):
+    """What a list of conversations is sorted by."""
+
+    NAME = "name"
+    FIRST = "first"
+    LAST = "last"
+    REQUESTS = "requests"
+
+
+def run_app() -> None:
+    """Run the command line; errors of this package become one line on standard error."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, EXIT_USAGE)
+    except KvPipelineError as error:
+        _fail(error, EXIT_LEFT_OUT)
+    except KeyboardInterrupt:
+        _fail("Stopped. What was finished is in the store; run again to go on.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has seen enough
+        sys.exit(0)
+
+
+def _fail(message: object, code: int) -> None:
+    print(f"kv-pipeline: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
+    "kv-pipeline run requests.db ~/.claude/projects"
+)
+def run(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A requests.db and a folder of transcripts, instead of a landing folder."),
+    ] = None,
+    inbox: Annotated[
+        Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+    ] = Path("data/landing"),
+    store: StoreOption = DEFAULT_STORE,
+    block_size: Annotated[
+        int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
+    ] = None,
+    keep_billing_header: Annotated[
+        bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read what is new in the landing folder and bring everything made of it up to date.
+
+    Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
+    """
+    from kv_pipeline.cli.run import run_command
+
+    keep = True if keep_billing_header else None
+    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(name="list", epilog="Example:  kv-pipeline list --sort requests --limit 10")
+def list_conversations(
+    store: StoreOption = DEFAULT_STORE,
+    limit: LimitOption = None,
+    sort: Annotated[SortKey, typer.Option("--sort", help="Order; sizes and last times descend.")] = SortKey.NAME,
+    as_json: JsonOption = False,
+) -> None:
+    """List conversations: user, requests, first and last request, models, agents."""
+    from kv_pipeline.cli.tables import list_command
+
+    list_command(store, sort.value, limit, as_json=as_json)
+
+
+@app.command(epilog="Example:  kv-pipeline validate --json | jq .fleet")
+def validate(store: StoreOption = DEFAULT_STORE, limit: LimitOption = None, as_json: JsonOption = False) -> None:
+    """Compare simulated with billed cache reads: per conversation, per model and for the fleet, every scope."""
+    from kv_pipeline.cli.tables import validate_command
+
+    validate_command(store, limit, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline export --out traces   |   kv-pipeline export --out traces --profile strict "
+    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512"
+)
+def export(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the trace files; made if missing.")],
+    store: StoreOption = DEFAULT_STORE,
+    profile: Annotated[
+        Profile, typer.Option("--profile", help="upstream: kv-cache-tester; strict: AIPerf, AISimulate.")
+    ] = Profile.UPSTREAM,
+    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens a block; default the store's.")] = None,
+    min_requests: Annotated[int, typer.Option("--min-requests", min=1, help="Leave out smaller traces.")] = 1,
+    split_at_gap: Annotated[
+        float | None, typer.Option("--split-at-gap", help="Split where nothing ran for SECONDS: _s1, _s2 ...")
+    ] = None,
+    subagents: Annotated[bool, typer.Option("--subagents/--no-subagents", help="Include sub-agents.")] = True,
+    conversation_id: Annotated[
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+    ] = None,
+    anonymize: Annotated[
+        bool, typer.Option("--anonymize", help="trace_NNNN and agent_NNN instead of ids, no times of day.")
+    ] = False,
+    hash_ids: Annotated[
+        HashIds | None,
+        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; upstream global, strict local."),
+    ] = None,
+    absolute_timestamps: Annotated[
+        bool, typer.Option("--absolute-timestamps", help="ISO 8601 times beside the relative seconds.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write traces as JSON, one file a conversation."""
+    from kv_pipeline.cli.export import export_command
+    from kv_pipeline.export import options
+
+    wanted = options.ExportOptions(
+        profile=options.Profile(profile.value),
+        hash_ids=None if hash_ids is None else options.HashIdScope(hash_ids.value),
+        block_size=block_size,
+        min_requests=min_requests,
+        split_at_gap_s=split_at_gap,
+        with_subagents=subagents,
+        anonymize=anonymize,
+        absolute_timestamps=absolute_timestamps,
+    )
+    export_command(store, out, wanted, conversation_id, as_json=as_json)
+
+
+@app.command(epilog="Example:  kv-pipeline demo --out data/landing")
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Landing folder to make; must not have the demo's users yet.")] = Path(
+        "data/landing"
+    ),
+    preset: Annotated[
+        str, typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB.")
+    ] = "example",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same traffic.")] = 1,
+) -> None:
+    """Make a landing folder of invented traffic: both proxy generations, sub-agents, failures, a compaction."""
+    from kv_pipeline.cli.demo import demo_command
+
+    demo_command(out, preset, seed)

@@ -1,0 +1,80 @@
+"""How results look on a terminal: rich tables, plain numbers, progress on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kv_pipeline import progress
+
+_UNBOUNDED = 200
+"""Width of tables that are not printed to a terminal, in characters."""
+
+
+def console() -> Console:
+    """Standard output; as wide as needed when it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else _UNBOUNDED, highlight=False)
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401  (JSON is any type)
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_table(title: str, frame: pl.DataFrame, columns: Sequence[tuple[str, str]], *, caption: str = "") -> None:
+    """Print columns of a frame under readable headings; numbers are set to the right.
+
+    Args:
+        title: Above the table.
+        frame: Its rows.
+        columns: Column name and heading.
+        caption: Below the table.
+    """
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left", header_style="bold")
+    for name, heading in columns:
+        is_number = frame.schema[name].is_numeric()
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for row in frame.select([name for name, _ in columns]).iter_rows(named=True):
+        table.add_row(*(_cell(name, value) for name, value in row.items()))
+    console().print(table)
+
+
+def _cell(name: str, value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case float() if name.endswith("_points"):
+            return f"{value:+.2f}"
+        case float():
+            return f"{value:.2%}"
+        case int():
+            return f"{value:,}"
+        case list():
+            return ", ".join(map(str, value))
+        case _ if hasattr(value, "strftime"):
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show how far each asset is while the block runs; nothing if standard error is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: progress.Step) -> None:
+            if step.asset not in tasks:
+                tasks[step.asset] = bars.add_task(step.asset, total=step.total)
+            bars.update(tasks[step.asset], completed=step.done, total=step.total)
+
+        with progress.watching(show):
+            yield

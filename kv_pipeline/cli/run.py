@@ -1,0 +1,99 @@
+"""`kv-pipeline run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+
+from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
+from kv_pipeline.reports.summary import conversation_summary, not_traced, users_without_conversations
+from kv_pipeline.runner import Inputs, RunOutcome, bring_up_to_date
+from kv_pipeline.store import Store
+
+SHOWN_NOTICES = 20
+_COLUMNS = [
+    ("conversation_id", "conversation"), ("n_requests", "requests"), ("n_subagents", "sub-agents"),
+    ("prompt_tokens", "tokens"), ("simulated_hit_rate", "simulated"), ("lifetime", "lifetime"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"),
+]  # fmt: skip
+DEFINITION = (
+    "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
+    "simulated: blocks model, scope conversation."
+)
+
+
+def run_command(
+    inbox: Path,
+    paths: tuple[Path, ...],
+    store_path: Path,
+    *,
+    block_size: int | None,
+    keep_billing_header: bool | None,
+    as_json: bool,
+) -> bool:
+    """Bring a store up to date and print what it holds; returns whether some input was left out."""
+    started = time.monotonic()
+    inputs = Inputs(inbox, paths)
+    inputs.landing()  # a wrong path should not make a store
+    store = Store.open(store_path, block_size=block_size, keep_billing_header=keep_billing_header)
+    with showing_progress():
+        outcome = bring_up_to_date(store, inputs, on_wait=_say_waiting)
+    elapsed_s = time.monotonic() - started
+    (_print_json if as_json else _print)(store, outcome, elapsed_s)
+    return outcome.has_left_out
+
+
+def _say_waiting() -> None:
+    print("kv-pipeline: another run is working on this store; waiting for it.", file=sys.stderr)  # noqa: T201
+
+
+def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
+    out = console()
+    print_table("Conversations", conversation_summary(store), _COLUMNS, caption=DEFINITION)
+    _print_not_traced(store)
+    _print_notices(outcome.skipped)
+    made = ", ".join(f"{asset} {n}" for asset, n in outcome.recomputed.items())
+    out.print(f"Recomputed partitions: {made}." if made else "Everything was up to date.")
+    out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
+    out.print("Next: kv-pipeline validate | kv-pipeline export --out DIR | dagster dev -w workspace.yaml")
+
+
+def _print_not_traced(store: Store) -> None:
+    frame = not_traced(store)
+    if frame.height:
+        columns = [("user_id", "user"), ("reason", "reason"), ("n_requests", "requests")]
+        print_table("Recorded requests that are in no trace", frame, columns)
+    for user in users_without_conversations(store):
+        console().print(f"No transcript of user {user} names a recorded request: put the transcripts into projects/.")
+
+
+def _print_notices(skipped: pl.DataFrame) -> None:
+    if skipped.is_empty():
+        return
+    counts = skipped.group_by("reason", "is_left_out").agg(n=pl.len()).sort("reason")
+    used = pl.when("is_left_out").then(pl.lit("left out")).otherwise(pl.lit("used all the same"))
+    columns = [("reason", "reason"), ("used", "input"), ("n", "times")]
+    print_table("Notices about the input", counts.with_columns(used=used), columns)
+    for source, row, reason, found, remedy, _ in skipped.head(SHOWN_NOTICES).iter_rows():
+        where = source if row is None else f"{source}, row {row}"
+        console().print(f"  {where}: {found} ({reason}). {remedy}", markup=False)
+    if skipped.height > SHOWN_NOTICES:
+        console().print(f"  … and {skipped.height - SHOWN_NOTICES} more; --json lists them all.")
+
+
+def _print_json(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
+    print_json(
+        {
+            "store": str(store.root),
+            "elapsed_s": round(elapsed_s, 3),
+            "recomputed_partitions": outcome.recomputed,
+            "definition": DEFINITION,
+            "conversations": conversation_summary(store).to_dicts(),
+            "requests_not_traced": not_traced(store).to_dicts(),
+            "users_without_conversations": users_without_conversations(store),
+            "notices": outcome.skipped.to_dicts(),
+        }
+    )

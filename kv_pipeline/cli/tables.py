@@ -1,0 +1,72 @@
+"""`kv-pipeline list` and `kv-pipeline validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from kv_pipeline.cli.display import print_json, print_table
+from kv_pipeline.errors import UsageError
+from kv_pipeline.reports.summary import conversation_list, validation_table
+from kv_pipeline.store import Store
+
+_ORDERS = {
+    "name": ("conversation_id", False),
+    "first": ("first_request_at_utc", False),
+    "last": ("last_request_at_utc", True),
+    "requests": ("n_requests", True),
+}
+_LIST_COLUMNS = [
+    ("conversation_id", "conversation"), ("user_id", "user"), ("n_requests", "requests"),
+    ("first_request_at_utc", "first request (UTC)"), ("last_request_at_utc", "last request (UTC)"),
+    ("models", "models"), ("n_agents", "agents"), ("subagent_types", "sub-agent types"), ("match_rate", "matched"),
+]  # fmt: skip
+_RATE_COLUMNS = [
+    ("scope", "scope"), ("lifetime", "lifetime"), ("n_requests", "requests"), ("simulated_hit_rate", "simulated"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("share_within_one_block", "within one block"),
+]  # fmt: skip
+_DEFINITION = (
+    "Blocks model. rate = cache read / (input + cache read + cache write), over tokens; difference in percentage "
+    "points; within one block: share of requests whose billed read is predicted that closely."
+)
+
+
+def open_existing(path: Path) -> Store:
+    """Open a store that must be there.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not (path / "store.json").exists():
+        raise UsageError(f"There is no store at {path}. Make one with `kv-pipeline run --store {path}`.")
+    return Store.open(path)
+
+
+def list_command(path: Path, sort: str, limit: int | None, *, as_json: bool) -> None:
+    """Print the conversations."""
+    column, descending = _ORDERS[sort]
+    frame = conversation_list(open_existing(path)).sort(column, "conversation_id", descending=[descending, False])
+    shown = frame if limit is None else frame.head(limit)
+    if as_json:
+        print_json(shown.to_dicts())
+    else:
+        print_table(f"{frame.height} conversations", shown, _LIST_COLUMNS)
+
+
+def validate_command(path: Path, limit: int | None, *, as_json: bool) -> None:
+    """Print simulated against billed rates."""
+    store = open_existing(path)
+    by_conversation, by_model, fleet = (
+        validation_table(store, by) for by in (["conversation_id"], ["model"], list[str]())
+    )
+    if limit is not None:
+        first = by_conversation["conversation_id"].unique(maintain_order=True).head(limit)
+        by_conversation = by_conversation.filter(pl.col("conversation_id").is_in(first.implode()))
+    if as_json:
+        tables = {"conversations": by_conversation, "models": by_model, "fleet": fleet}
+        print_json({"definition": _DEFINITION, **{name: frame.to_dicts() for name, frame in tables.items()}})
+        return
+    print_table("Conversations", by_conversation, [("conversation_id", "conversation"), *_RATE_COLUMNS])
+    print_table("Models", by_model, [("model", "model"), *_RATE_COLUMNS])
+    print_table("Fleet", fleet, _RATE_COLUMNS, caption=_DEFINITION)
