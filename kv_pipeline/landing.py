@@ -81,7 +81,9 @@ def discover(inbox: Path) -> Landing:
             _add_user(landing, entry, safe_name(entry.name))
         elif entry.suffix == ".db":
             remedy = "Move it into a folder named after its user."
-            landing.skips.append(Skip(entry.name, None, "no_user_folder", "the database is in no user's folder", remedy))
+            landing.skips.append(
+                Skip(entry.name, None, "no_user_folder", "the database is in no user's folder", remedy)
+            )
     return landing
 
 

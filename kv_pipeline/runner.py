@@ -115,4 +115,3 @@ def _skipped(store: Store, landing: Landing) -> pl.DataFrame:
     here = [(s.source, s.row, s.reason, s.found, s.remedy, s.is_left_out) for s in landing.skips]
     partitions = [*landing.databases, *map(transcripts_partition, landing.users)]
     return pl.concat([frame_of(SKIPPED_INPUT, here), store.read(SKIPPED_INPUT, partitions)])
-

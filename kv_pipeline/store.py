@@ -26,6 +26,7 @@ import msgspec
 import pandera.errors
 import pandera.polars as pa
 import polars as pl
+import pyarrow.parquet as pq
 
 from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE, HASH_SCHEME, salted_digest
 from kv_pipeline.core.normalise import NORMALISATION
@@ -132,9 +133,7 @@ class Store:
         metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode()}
         for partition, frame in partitions:
             with self.replacing(self.path(model.name, partition)) as temporary:
-                frame.write_parquet(
-                    temporary, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata
-                )
+                frame.write_parquet(temporary, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata)
 
     def write_stream(self, model: pa.DataFrameSchema, partition: str) -> contextlib.AbstractContextManager[Appender]:
         """Put a table into the store piece by piece; it appears when the block ends without an error."""
@@ -176,7 +175,7 @@ class Store:
     def update_state(self, asset: str, changed: Mapping[str, str], removed: Iterable[str] = ()) -> None:
         """Record fingerprints after their partitions were written."""
         with _locked(self.root / "lock"):
-            state = self.state(asset) | changed
+            state = self.state(asset) | dict(changed)
             for partition in removed:
                 state.pop(partition, None)
             _write_bytes(self.root / "state" / f"{asset}.json", msgspec.json.encode(dict(sorted(state.items()))))
@@ -261,14 +260,14 @@ def check(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
 
 @contextlib.contextmanager
 def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Iterator[Appender]:
-    import pyarrow.parquet as pq
-
     arrow_schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
-    described = msgspec.json.encode(store._described(model))  # noqa: SLF001  (same module)
-    with store.replacing(store.path(model.name, partition)) as temporary:
-        with pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer:
-            writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-            yield Appender(model, lambda frame: writer.write_table(frame.to_arrow().cast(arrow_schema)))
+    described = msgspec.json.encode(store._described(model))
+    with (
+        store.replacing(store.path(model.name, partition)) as temporary,
+        pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer,
+    ):
+        writer.add_key_value_metadata({"kv_pipeline": described.decode()})
+        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow().cast(arrow_schema)))
 
 
 def _read_settings(root: Path) -> Settings | None:

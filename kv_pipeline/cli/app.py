@@ -85,7 +85,8 @@ def run(
         typer.Argument(help="A requests.db and a folder of transcripts, instead of a landing folder."),
     ] = None,
     inbox: Annotated[
-        Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+        Path,
+        typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
     ] = Path("data/landing"),
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
@@ -178,9 +179,9 @@ def export(
 
 @app.command(epilog="Example:  kv-pipeline demo --out data/landing")
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Landing folder to make; must not have the demo's users yet.")] = Path(
-        "data/landing"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="Landing folder to make; must not have the demo's users yet.")
+    ] = Path("data/landing"),
     preset: Annotated[
         str, typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB.")
     ] = "example",

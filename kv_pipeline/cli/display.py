@@ -6,11 +6,20 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from kv_pipeline import progress
@@ -38,7 +47,13 @@ def print_table(title: str, frame: pl.DataFrame, columns: Sequence[tuple[str, st
         columns: Column name and heading.
         caption: Below the table.
     """
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left", header_style="bold")
+    table = Table(
+        title=title,
+        caption=caption or None,
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
     for name, heading in columns:
         is_number = frame.schema[name].is_numeric()
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
@@ -48,26 +63,30 @@ def print_table(title: str, frame: pl.DataFrame, columns: Sequence[tuple[str, st
 
 
 def _cell(name: str, value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case float() if name.endswith("_points"):
-            return f"{value:+.2f}"
-        case float():
-            return f"{value:.2%}"
-        case int():
-            return f"{value:,}"
-        case list():
-            return ", ".join(map(str, value))
-        case _ if hasattr(value, "strftime"):
-            return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value)
+    text = str(value)
+    if value is None:
+        text = "-"
+    elif isinstance(value, float):
+        text = f"{value:+.2f}" if name.endswith("_points") else f"{value:.2%}"
+    elif isinstance(value, int):
+        text = f"{value:,}"
+    elif isinstance(value, list):
+        text = ", ".join(map(str, value))
+    elif isinstance(value, datetime):
+        text = f"{value:%Y-%m-%d %H:%M:%S}"
+    return text
 
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[None]:
     """Show how far each asset is while the block runs; nothing if standard error is no terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, TaskID] = {}
 

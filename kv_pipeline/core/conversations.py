@@ -183,8 +183,13 @@ def _with_context(rows: pl.DataFrame, started: pl.DataFrame) -> pl.DataFrame:
     return (
         rows.with_columns(first_message=pl.col("message_segments").list.first())
         .sort("requested_at_utc")
-        .join_asof(started, on="requested_at_utc", by=["database_id", "first_message"], strategy="backward",
-            check_sortedness=False)  # both are sorted just above; Polars can't check it within groups
+        .join_asof(
+            started,
+            on="requested_at_utc",
+            by=["database_id", "first_message"],
+            strategy="backward",
+            check_sortedness=False,
+        )  # both are sorted just above; Polars can't check it within groups
     )
 
 

@@ -125,9 +125,7 @@ def serialise(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def normalise(
-    kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header: bool = False
-) -> NormalisedSegment:
+def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header: bool = False) -> NormalisedSegment:
     """Normalise one segment.
 
     Args:

@@ -51,4 +51,3 @@ def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
     n = min(len(path), len(other))
     differs = np.flatnonzero(path[:n] != other[:n])
     return int(differs[0]) if len(differs) else n
-

@@ -68,6 +68,8 @@ def _decoded(encoded: bytes) -> bytes:
 
 
 def _image_tokens(encoded: bytes) -> int:
+    width: int
+    height: int
     width, height = imagesize.get(io.BytesIO(_decoded(encoded)))
     if width <= 0 or height <= 0:  # a format whose size can't be read: the API's ceiling
         return MAX_IMAGE_TOKENS

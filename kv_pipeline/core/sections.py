@@ -99,7 +99,7 @@ class SectionTokenizer:
         keys: list[Key] = [("text", '[{"')] if starts_after_cut(self._segments[messages[0]].text) else []
         for piece in pieces:
             keys.append(("head", *piece))
-            keys.append(("text", self._tail(piece) + (']' if piece is pieces[-1] else ',{"')))
+            keys.append(("text", self._tail(piece) + ("]" if piece is pieces[-1] else ',{"')))
         return keys
 
     def _pieces(self, messages: Sequence[int]) -> list[tuple[int, ...]]:
@@ -117,10 +117,7 @@ class SectionTokenizer:
         if kind == "text":
             return self._encode(str(arguments[0]))
         indexes = [index for index in arguments if isinstance(index, int)]
-        if kind == "section":
-            text = self._segments[indexes[0]].text
-        else:
-            text = self._head(tuple(indexes))
+        text = self._segments[indexes[0]].text if kind == "section" else self._head(tuple(indexes))
         payloads = [self._segments[index].payload_tokens for index in indexes]
         return np.concatenate([*payloads, self._encode(text)])
 

@@ -51,7 +51,7 @@ def verified_vocabulary() -> bytes:
 
 @cache
 def reference_encoder() -> Encode:
-    """tiktoken's `encode_ordinary`: slow, and by definition right."""
+    """Tiktoken's `encode_ordinary`: slow, and by definition right."""
     import tiktoken
 
     lines = (line.split() for line in verified_vocabulary().splitlines() if line)

@@ -32,7 +32,9 @@ def index_messages(raw_requests: pl.DataFrame) -> pl.DataFrame:
     streamed = ok.filter("is_streaming").select(by_content, twin="n_streamed", twin_row_id="row_id")
     replays = (
         ok.filter(~pl.col("is_streaming"))
-        .with_columns(slack=(pl.col("n_streamed") - pl.col("n_replayed")).cum_min().clip(upper_bound=0).over(by_content))
+        .with_columns(
+            slack=(pl.col("n_streamed") - pl.col("n_replayed")).cum_min().clip(upper_bound=0).over(by_content)
+        )
         .select("row_id", by_content, twin=pl.col("n_replayed") + pl.col("slack"))
         .join(streamed, on=[by_content, "twin"])
         .select("row_id", "twin_row_id")

@@ -44,7 +44,11 @@ def conversation_hits(blocks: pl.DataFrame) -> pl.DataFrame:
     models, times = blocks["model"].to_list(), _times_s(blocks)
     caches = {"agent": list(zip(blocks["agent_id"].to_list(), models, strict=True)), "conversation": models}
     return pl.concat(
-        _hit_rows(blocks.select("conversation_id", "request_index"), scope, prefix_hit_blocks(map(Use, keys, times, paths), n_blocks))
+        _hit_rows(
+            blocks.select("conversation_id", "request_index"),
+            scope,
+            prefix_hit_blocks(map(Use, keys, times, paths), n_blocks),
+        )
         for scope, keys in caches.items()
     )
 
@@ -102,7 +106,9 @@ def _times_s(blocks: pl.DataFrame) -> list[float]:
 def _hit_rows(requests: pl.DataFrame, scope: str, hits: npt.NDArray[np.int64]) -> pl.DataFrame:
     return pl.concat(
         requests.with_columns(
-            scope=pl.lit(scope), lifetime=pl.lit(lifetime), hit_blocks=pl.Series(hits[:, column], dtype=pl.UInt32)
+            scope=pl.lit(scope),
+            lifetime=pl.lit(lifetime),
+            hit_blocks=pl.Series(hits[:, column], dtype=pl.UInt32),
         )
         for column, lifetime in enumerate(LIFETIMES_S)
     )

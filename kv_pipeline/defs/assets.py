@@ -115,9 +115,7 @@ def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource)
         checks.quality_spec("conversation_index", "answers_found", "Transcripts' answers are in the databases."),
     ],
 )
-def conversation_index(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult:
+def conversation_index(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Requests joined with transcripts: conversation, agent tree and turn; one set of files a user.
 
     Conversations that changed are moved to the end of the partition list, so one range covers exactly them.
@@ -164,9 +162,7 @@ def _register_conversations(instance: dg.DagsterInstance, store: Store) -> list[
     metadata=_schema(blocks.TOKENIZED_BLOCKS),
     check_specs=[checks.schema_spec("tokenized_blocks")],
 )
-def tokenized_blocks(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult:
+def tokenized_blocks(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Token counts per section and chained block hashes; only blocks that no earlier request had."""
     store, keys = pipeline.open_store(), context.partition_keys
     with store.writing():
@@ -212,9 +208,7 @@ def traces(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.
         checks.quality_spec("validation_report", "hits_within_input", "No request hits more than it has."),
     ],
 )
-def validation_report(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> dg.MaterializeResult:
+def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Simulated against billed cache reads, per request; then the fleet roll-up over everything in the store."""
     store, keys = pipeline.open_store(), context.partition_keys
     with store.writing():

@@ -21,7 +21,10 @@ PLAUSIBLE_RATIO: Final = (0.7, 2.0)
 def schema_spec(asset: str) -> dg.AssetCheckSpec:
     """The blocking check that every asset has."""
     return dg.AssetCheckSpec(
-        SCHEMA_CHECK, asset=asset, blocking=True, description="What lies on disk is what the table's model says."
+        SCHEMA_CHECK,
+        asset=asset,
+        blocking=True,
+        description="What lies on disk is what the table's model says.",
     )
 
 

@@ -74,9 +74,7 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         self._db_lock = threading.RLock()  # type: ignore[assignment]
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> Self:
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         """Build the storage from its ``config`` block (the parent would build itself, not ``cls``)."""
         return cls(inst_data=inst_data, **config_value)
 
@@ -108,23 +106,15 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
             index = stack.enter_context(self._holding_index()) if mirrored else None
             for run_id in dict.fromkeys(event.run_id for event in events):
                 run_shard = stack.enter_context(self.run_connection(run_id))
-                run_shard.execute(
-                    SqlEventLogStorageTable.insert(), [row for row in rows if row["run_id"] == run_id]
-                )
+                run_shard.execute(SqlEventLogStorageTable.insert(), [row for row in rows if row["run_id"] == run_id])
             if index is not None:
                 self._mirror(index, [events[n] for n in mirrored], [rows[n] for n in mirrored])
 
-    def _mirror(
-        self, index: Connection, events: Sequence[EventLogEntry], rows: Sequence[dict[str, Any]]
-    ) -> None:
+    def _mirror(self, index: Connection, events: Sequence[EventLogEntry], rows: Sequence[dict[str, Any]]) -> None:
         """Write events to the index shard, with the tags, latest asset state and checks derived from them."""
-        insert = SqlEventLogStorageTable.insert().returning(
-            SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
-        )
+        insert = SqlEventLogStorageTable.insert().returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
         stored = list(zip(events, index.execute(insert, rows).scalars(), strict=True))
-        asset_events = [
-            (event, row_id) for event, row_id in stored if event.dagster_event_type in ASSET_EVENTS
-        ]
+        asset_events = [(event, row_id) for event, row_id in stored if event.dagster_event_type in ASSET_EVENTS]
         self._store_asset_event_tags(index, *_unzip(asset_events))
         for event, row_id in _last_of_each_kind(asset_events):
             self._store_asset_event(index, event, row_id)
@@ -202,8 +192,5 @@ def _last_of_each_kind(stored: Sequence[tuple[EventLogEntry, int]]) -> list[tupl
     Each type always writes the same columns of its asset's row in ``asset_keys``, so applying only these
     leaves the row as applying every event would, without writing it once per partition.
     """
-    last = {
-        (event.dagster_event_type, event.get_dagster_event().asset_key): n
-        for n, (event, _) in enumerate(stored)
-    }
+    last = {(event.dagster_event_type, event.get_dagster_event().asset_key): n for n, (event, _) in enumerate(stored)}
     return [stored[n] for n in sorted(last.values())]

@@ -80,4 +80,3 @@ def _failure(result: dg.ExecuteInProcessResult) -> StoreError:
         error = error.cause
     why = error.message.strip() if error is not None else "no step said why"
     return StoreError(f"{failures[0].step_key if failures else result.dagster_run.job_name} failed: {why}")
-

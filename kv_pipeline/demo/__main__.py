@@ -16,9 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, write the folder, and say what is in it."""
     options = _parser().parse_args(arguments)
     given = {name: getattr(options, name) for name in ("users", "conversations", "turns")}
-    size = replace(
-        _PRESETS[options.preset], **{name: value for name, value in given.items() if value is not None}
-    )
+    size = replace(_PRESETS[options.preset], **{name: value for name, value in given.items() if value is not None})
     try:
         truth = write_landing(options.out, size=size, seed=options.seed)
     except FileExistsError as error:
@@ -31,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kv_pipeline.demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="landing folder to write")
-    parser.add_argument(
-        "--preset", choices=sorted(_PRESETS), default="example", help="size (default: %(default)s)"
-    )
+    parser.add_argument("--preset", choices=sorted(_PRESETS), default="example", help="size (default: %(default)s)")
     parser.add_argument("--users", type=int, help="number of users, instead of the preset's")
     parser.add_argument("--conversations", type=int, help="conversations of each user")
     parser.add_argument("--turns", type=int, help="main turns of an ordinary conversation")
@@ -44,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 def _summary(truth: DemoTruth) -> str:
     lines = [f"{path}: {rows} rows" for path, rows in truth.databases.items()]
     others = ", ".join(f"{count} {reason}" for reason, count in truth.unindexed.items())
-    lines.append(
-        f"{len(truth.conversations)} conversations, {truth.turns} turns; other rows: {others or 'none'}"
-    )
+    lines.append(f"{len(truth.conversations)} conversations, {truth.turns} turns; other rows: {others or 'none'}")
     return "\n".join(lines) + "\n"
 
 

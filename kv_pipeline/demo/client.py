@@ -95,9 +95,7 @@ class Client(ABC):
         extras = [(start_ms, script) for script in self.extras(run, plan)]
         yield Join(((start_ms, self.play(run, plan.steps)), *extras))
 
-    def play(
-        self, run: AgentRun, steps: tuple[Turn | Event, ...]
-    ) -> Generator[Any, Any, tuple[Reply, Exchange]]:
+    def play(self, run: AgentRun, steps: tuple[Turn | Event, ...]) -> Generator[Any, Any, tuple[Reply, Exchange]]:
         """The script of an agent's steps; returns its last reply."""
         last: tuple[Reply, Exchange] | None = None
         for step in steps:
@@ -178,9 +176,7 @@ class Client(ABC):
         """Tools and system prompt of an agent type."""
         return instructions_of(self.size, self.seed, self.generation, kind)
 
-    def new_agent(
-        self, session: Session, agent_id: str | None, kind: str, parent: AgentRun | None
-    ) -> AgentLedger:
+    def new_agent(self, session: Session, agent_id: str | None, kind: str, parent: AgentRun | None) -> AgentLedger:
         """Enter an agent into the conversation's tally."""
         parent_id = parent.ledger.agent_id if parent else None
         ledger = AgentLedger(agent_id, kind, parent_id)
@@ -200,9 +196,7 @@ class Client(ABC):
         ledger = run.session.ledger
         if self.proxy.current not in ledger.databases:
             ledger.databases.append(self.proxy.current)
-        return Request(
-            run.model, body, run.prompt(marked), f"claude-cli/{self.version} (external, cli)", headers
-        )
+        return Request(run.model, body, run.prompt(marked), f"claude-cli/{self.version} (external, cli)", headers)
 
     def _open_session(self, number: int) -> Session:
         rng = seeded(self.seed, self.user.name, number)

@@ -17,9 +17,7 @@ from kv_pipeline.demo.truth import ABORTED_STREAM, COMPACTION, FAILED_ATTEMPT
 from kv_pipeline.demo.wire import Json, Message, compact, text_block
 from kv_pipeline.demo.wording import prose, uuid_of
 
-_SUMMARY_REQUEST = (
-    "Summarise the conversation so far in plain text. Name open tasks and the files they touch."
-)
+_SUMMARY_REQUEST = "Summarise the conversation so far in plain text. Name open tasks and the files they touch."
 _SUMMARY_HEAD = "Summary of the earlier part of this conversation:\n"
 _FORK_NOTE = "<fork>You are a copy of the agent above with its history. Do only the task of your call.</fork>"
 _SMALL_MODEL_KINDS = {"Explore"}
@@ -39,9 +37,7 @@ class FixedClient(Client):
         ledger = self.new_agent(session, None, "main", None)
         lifetime = self.user.lifetime
         transcript = self._transcript(session, None)
-        return AgentRun(
-            session, ledger, self.instructions("main"), self.main_model, lifetime, transcript, start_ms
-        )
+        return AgentRun(session, ledger, self.instructions("main"), self.main_model, lifetime, transcript, start_ms)
 
     def open_child(self, parent: AgentRun, child: Child, use: Json, start_ms: int) -> AgentRun:
         """A sub-agent: 5-minute lifetime whatever its parent has."""
@@ -103,9 +99,7 @@ class FixedClient(Client):
             kind = {} if run.is_main else {"attributionAgent": run.ledger.kind}
             lifetime = {"promptCacheRequested": run.lifetime}
             at_ms = exchange.end_ms - len(reply.contents) + index
-            uuid = run.transcript.chain(
-                {**record, **identity, **lifetime, **kind, "type": "assistant"}, at_ms
-            )
+            uuid = run.transcript.chain({**record, **identity, **lifetime, **kind, "type": "assistant"}, at_ms)
             if content["type"] == "tool_use":
                 run.uuid_by_use[content["id"]] = uuid
 
@@ -184,9 +178,7 @@ class FixedClient(Client):
         }
         run.transcript.queued("/compact", exchange.at_ms - 60)
         logical = {"logicalParentUuid": run.transcript.last_uuid, "isMeta": False, "level": "info"}
-        run.transcript.chain(
-            {**logical, **boundary, "compactMetadata": measures}, exchange.end_ms, parent=None
-        )
+        run.transcript.chain({**logical, **boundary, "compactMetadata": measures}, exchange.end_ms, parent=None)
         flags = {"isVisibleInTranscriptOnly": True, "isCompactSummary": True}
         self._write_user(run, {"message": {"role": "user", "content": summary}, **flags})
 
@@ -225,9 +217,7 @@ class FixedClient(Client):
                 message = {**record["message"], "stop_reason": None}
                 message["usage"] = {**message["usage"], "output_tokens": 1}
                 kept = {name: record[name] for name in ("apiBlockIndex", "requestId", "requestedModel")}
-                run.transcript.chain(
-                    {"message": message, **kept, "type": "assistant"}, run.now_ms, parent=None
-                )
+                run.transcript.chain({"message": message, **kept, "type": "assistant"}, run.now_ms, parent=None)
 
     def _write_meta(self, parent: AgentRun, run: AgentRun, use: Json) -> None:
         """The `.meta.json` beside a sub-agent's transcript."""

@@ -51,9 +51,7 @@ def write_landing(out: Path, *, size: DemoSize, seed: int, progress: Progress | 
     for number, user in enumerate(users):
         client = _open_client(out, user, size, seed, counter.tick)
         begin_ms = start_ms + number * _USER_STAGGER_MS
-        starts = [
-            (plan, index, begin_ms + plan.starts_after_ms) for index, plan in enumerate(plans[user.name])
-        ]
+        starts = [(plan, index, begin_ms + plan.starts_after_ms) for index, plan in enumerate(plans[user.name])]
         run([(at_ms, client.converse(plan, index, at_ms)) for plan, index, at_ms in starts])
         client.proxy.close()
         conversations += [ledger.seal() for ledger in client.ledgers]

@@ -165,9 +165,7 @@ class OlderClient(Client):
             "version": self.version,
             "gitBranch": "main",
         }
-        return Transcript(
-            session.project_folder / f"{name}.jsonl", common, session.rng, agent_id, is_modern=False
-        )
+        return Transcript(session.project_folder / f"{name}.jsonl", common, session.rng, agent_id, is_modern=False)
 
 
 def _last_two(run: AgentRun) -> set[int]:

@@ -34,9 +34,7 @@ START = Position(b"", 0)
 
 def next_position(previous: Position, text: str, tokens: int) -> Position:
     """The prefix that a block appends to `previous`."""
-    return Position(
-        blake2b(previous.chain + text.encode(), digest_size=16).digest(), previous.tokens + tokens
-    )
+    return Position(blake2b(previous.chain + text.encode(), digest_size=16).digest(), previous.tokens + tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,7 @@ def _tool(rng: Random, name: str, tokens: int) -> Json:
     arguments = _ARGUMENTS.get(name, ("limit", "query", "since"))
     each = max(4, tokens // 2 // len(arguments) - 20)
     properties = {
-        argument: {"description": prose(rng, each), "type": _type_of(argument)}
-        for argument in sorted(arguments)
+        argument: {"description": prose(rng, each), "type": _type_of(argument)} for argument in sorted(arguments)
     }
     schema = {"type": "object", "properties": properties, "required": [sorted(arguments)[0]]}
     return {"name": name, "description": prose(rng, tokens // 2), "input_schema": schema}

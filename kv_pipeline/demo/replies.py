@@ -81,9 +81,7 @@ def tool_result(tool_use_id: str, content: str | list[Json]) -> Json:
 
 
 def _reply(contents: list[Json], stop_reason: str) -> Reply:
-    return Reply(
-        tuple(contents), stop_reason, sum(estimated_tokens(compact(content)) for content in contents)
-    )
+    return Reply(tuple(contents), stop_reason, sum(estimated_tokens(compact(content)) for content in contents))
 
 
 def _lead(rng: Random, tokens: int) -> list[Json]:

@@ -174,15 +174,11 @@ def _pieces(text: str) -> list[str]:
 
 
 def _streamed_text(content: Json) -> tuple[Json, list[Json]]:
-    return {"type": "text", "text": ""}, [
-        {"type": "text_delta", "text": piece} for piece in _pieces(content["text"])
-    ]
+    return {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in _pieces(content["text"])]
 
 
 def _streamed_thinking(content: Json) -> tuple[Json, list[Json]]:
-    deltas: list[Json] = [
-        {"type": "thinking_delta", "thinking": piece} for piece in _pieces(content["thinking"])
-    ]
+    deltas: list[Json] = [{"type": "thinking_delta", "thinking": piece} for piece in _pieces(content["thinking"])]
     deltas.append({"type": "signature_delta", "signature": content["signature"]})
     return {"type": "thinking", "thinking": "", "signature": ""}, deltas
 

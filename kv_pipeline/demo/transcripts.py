@@ -30,9 +30,7 @@ class Transcript:
         is_modern: Whether the common fields come last, as the newer client writes them.
     """
 
-    def __init__(
-        self, path: Path, common: Json, rng: Random, agent_id: str | None, *, is_modern: bool
-    ) -> None:
+    def __init__(self, path: Path, common: Json, rng: Random, agent_id: str | None, *, is_modern: bool) -> None:
         self.path = path
         self.last_uuid: str | None = None
         self._common, self._rng, self._agent_id, self._is_modern = common, rng, agent_id, is_modern

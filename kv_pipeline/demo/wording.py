@@ -124,9 +124,7 @@ def path_of(rng: Random) -> str:
 
 def invented(rng: Random) -> str:
     """An identifier of made-up syllables: the long tail that a real code base's names have."""
-    parts = (
-        "".join(rng.choices(_SYLLABLES, k=rng.choice((1, 2, 2, 3)))) for _ in range(rng.choice((1, 1, 2)))
-    )
+    parts = ("".join(rng.choices(_SYLLABLES, k=rng.choice((1, 2, 2, 3)))) for _ in range(rng.choice((1, 1, 2))))
     return "_".join(parts)
 
 

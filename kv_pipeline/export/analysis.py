@@ -59,7 +59,11 @@ def _billed(report: pl.DataFrame) -> Json:
         .sum()
         .row(0)
     )
-    return {"prompt_tokens": sums[0], "read_tokens": sums[1], "hit_rate": sums[1] / sums[0] if sums[0] else 0.0}
+    return {
+        "prompt_tokens": sums[0],
+        "read_tokens": sums[1],
+        "hit_rate": sums[1] / sums[0] if sums[0] else 0.0,
+    }
 
 
 def _simulated(report: pl.DataFrame) -> list[Json]:

@@ -107,7 +107,10 @@ class Numbering:
         """Per request of a piece its block numbers in prompt order."""
         if self._scope is HashIdScope.LOCAL:
             self._ids = {}
-        return [[self._ids.setdefault(block, len(self._ids) + 1) for block in path] for path in piece.requests["path"].to_list()]
+        return [
+            [self._ids.setdefault(block, len(self._ids) + 1) for block in path]
+            for path in piece.requests["path"].to_list()
+        ]
 
 
 def _selected(store: Store, conversation_ids: Sequence[str] | None) -> list[str]:

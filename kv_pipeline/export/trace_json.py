@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from kv_pipeline.export.options import ExportOptions, Profile
@@ -126,16 +127,22 @@ class _Builder:
 
     def entries(self, agent: TraceAgent, base_s: float) -> list[Json]:
         """Requests and sub-agents of an agent by time; at one time a request comes before what it started."""
-        below = [] if not self._options.with_subagents else _descendants(agent) if self._is_strict else agent.children
-        timed: list[tuple[float, int, Callable[[], Json]]] = [
-            (r.t_s, 0, lambda r=r: self._request(r, base_s)) for r in agent.requests  # type: ignore[misc]
-        ]
         # Strict readers want a request before the first sub-agent: one that started earlier is told right after it.
         earliest = agent.requests[0].t_s if self._is_strict and agent.requests else float("-inf")
+        timed: list[tuple[float, int, Callable[[], Json]]] = [
+            (request.t_s, 0, partial(self._request, request, base_s)) for request in agent.requests
+        ]
         timed += [
-            (max(a.start_s, earliest), 1, lambda a=a: self._subagent(a, base_s, earliest)) for a in below  # type: ignore[misc]
+            (max(below.start_s, earliest), 1, partial(self._subagent, below, base_s, earliest))
+            for below in self._below(agent)
         ]
         return [make() for _, _, make in sorted(timed, key=lambda item: item[:2])]
+
+    def _below(self, agent: TraceAgent) -> list[TraceAgent]:
+        """The sub-agents to tell inside an agent: in the strict profile, where they can't nest, all below it."""
+        if not self._options.with_subagents:
+            return []
+        return _descendants(agent) if self._is_strict else agent.children
 
     def _request(self, request: TraceRequest, base_s: float) -> Json:
         row = request.row

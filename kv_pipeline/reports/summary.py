@@ -71,7 +71,7 @@ def validation_table(store: Store, by: list[str]) -> pl.DataFrame:
 
 
 def with_rates(sums: pl.DataFrame) -> pl.DataFrame:
-    """Add hit rates (0 to 1; 0 where there are no tokens), their difference in percentage points, and the exact share."""
+    """Add hit rates (0 to 1; 0 without tokens), their difference in points, and the share predicted within a block."""
     simulated = (pl.col("hit_tokens") / pl.col("prompt_tokens")).fill_nan(0.0)
     billed = (pl.col("billed_read_tokens") / pl.col("billed_prompt_tokens")).fill_nan(0.0)
     return sums.with_columns(

@@ -101,9 +101,7 @@ VALIDATION_SUMMARY: Final = table(
     columns={
         "conversation_id": _CONVERSATION,
         "model": _MODEL,
-        "scope": column(
-            pl.String(), "Who shares the simulated cache.", one_of(CONVERSATION_SCOPES + FLEET_SCOPES)
-        ),
+        "scope": column(pl.String(), "Who shares the simulated cache.", one_of(CONVERSATION_SCOPES + FLEET_SCOPES)),
         "lifetime": _LIFETIME,
         "n_requests": column(pl.UInt32(), "Billed requests."),
         "prompt_tokens": column(pl.Int64(), "Their counted prompt tokens."),
@@ -111,7 +109,8 @@ VALIDATION_SUMMARY: Final = table(
         "billed_prompt_tokens": column(pl.Int64(), "Their billed prompt tokens."),
         "billed_read_tokens": column(pl.Int64(), "Their billed cache read tokens."),
         "n_within_one_block": column(
-            pl.UInt32(), "Requests whose billed read is predicted within one block, after scaling to billed tokens."
+            pl.UInt32(),
+            "Requests whose billed read is predicted within one block, after scaling to billed tokens.",
         ),
     },
 )

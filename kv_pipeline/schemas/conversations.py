@@ -82,7 +82,10 @@ CONVERSATIONS: Final = table(
         "last_request_at_utc": column(UTC_TIME, "Time of the last request.", nullable=True),
         "models": column(pl.List(pl.String()), "Sorted distinct models of its requests."),
         "marked_lifetime": column(
-            pl.String(), "Longest cache lifetime that its markers ask for.", one_of(("5m", "1h")), nullable=True
+            pl.String(),
+            "Longest cache lifetime that its markers ask for.",
+            one_of(("5m", "1h")),
+            nullable=True,
         ),
         "fingerprint": column(pl.String(), "Changes when anything that its partitions are made of does."),
     },

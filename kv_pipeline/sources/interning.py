@@ -20,12 +20,12 @@ class Interned(NamedTuple):
     """A segment of a request.
 
     Attributes:
-        index: Number of the segment within its database.
+        segment_index: Number of the segment within its database.
         markers: Breakpoints of this occurrence, which are not part of the segment's content.
         billing_header_id: Salted id of the billing header's changing values, None without one.
     """
 
-    index: int
+    segment_index: int
     markers: tuple[Marker, ...]
     billing_header_id: int | None
 
@@ -96,8 +96,7 @@ class SegmentInterner:
 
     def _queue(self, index: int, segment_id: bytes, segment: NormalisedSegment) -> None:
         payloads = [
-            {"digest": p.digest, "n_bytes": p.n_bytes, "estimated_tokens": p.estimated_tokens}
-            for p in segment.payloads
+            {"digest": p.digest, "n_bytes": p.n_bytes, "estimated_tokens": p.estimated_tokens} for p in segment.payloads
         ]
         self._pending.append(
             (index, segment_id, segment.kind.value, segment.role, list(segment.content_types))

@@ -133,7 +133,12 @@ def user_requests(store: Store, user_id: str, keys: Sequence[str]) -> pl.DataFra
         billed_row_id="row_id",
     )  # fmt: skip
     answer = raw.select(
-        "database_id", "output_tokens", "output_types", "stop_reason", "completed_at_utc", answer_row_id="row_id"
+        "database_id",
+        "output_tokens",
+        "output_types",
+        "stop_reason",
+        "completed_at_utc",
+        answer_row_id="row_id",
     )
     return requests.join(billed, on=["database_id", "billed_row_id"], maintain_order="left").join(
         answer, on=["database_id", "answer_row_id"], maintain_order="left"

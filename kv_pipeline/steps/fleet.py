@@ -20,7 +20,9 @@ def roll_up(store: Store) -> pl.DataFrame:
     """Write and return VALIDATION_SUMMARY of everything in the store."""
     keys = store.partitions(VALIDATION_REPORT.name)
     report = store.read(VALIDATION_REPORT, keys)
-    requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop("scope", "lifetime", "hit_blocks", "hit_tokens")
+    requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop(
+        "scope", "lifetime", "hit_blocks", "hit_tokens"
+    )
     by_conversation = {
         str(key): frame
         for (key,), frame in store.read(TOKENIZED_BLOCKS, keys).group_by("conversation_id", maintain_order=True)
@@ -36,7 +38,9 @@ def roll_up(store: Store) -> pl.DataFrame:
 
 def roll_up_fingerprint(store: Store) -> str:
     """Fingerprint of what the roll-up is made of: every conversation's validation_report."""
-    return hashlib.blake2b(repr(sorted(store.state(VALIDATION_REPORT.name).items())).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        repr(sorted(store.state(VALIDATION_REPORT.name).items())).encode(), digest_size=16
+    ).hexdigest()
 
 
 def _shared(by_conversation: dict[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -24,7 +24,7 @@ INDEX_MODELS: Final = (CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS, CONVER
 class IndexedUser(NamedTuple):
     """What indexing a user gave."""
 
-    index: ConversationIndex
+    tables: ConversationIndex
     n_skipped: int
 
 

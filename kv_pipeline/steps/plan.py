@@ -32,7 +32,11 @@ def stale_databases(store: Store, landing: Landing) -> list[str]:
 def stale_users(store: Store, landing: Landing) -> list[str]:
     """Users of the landing folder whose index is out of date, sorted."""
     state = store.state(INDEX_STATE)
-    return [user for user in landing.users if state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))]
+    return [
+        user
+        for user in landing.users
+        if state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+    ]
 
 
 def transcripts_of(landing: Landing, user_id: str) -> UserTranscripts:
@@ -77,4 +81,3 @@ def is_roll_up_stale(store: Store) -> bool:
 def traced(known: pl.DataFrame) -> pl.DataFrame:
     """Of CONVERSATIONS those that have a partition: the ones with requests."""
     return known.filter(pl.col("n_requests") > 0)
-

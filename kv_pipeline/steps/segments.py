@@ -11,6 +11,7 @@ import polars as pl
 from kv_pipeline.core.payloads import Payload, payload_tokens
 from kv_pipeline.core.sections import RequestSegments, SegmentContent
 from kv_pipeline.errors import StoreError
+from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.requests import SEGMENTS
 from kv_pipeline.store import Store
 
@@ -97,19 +98,14 @@ def content_types(store: Store, requests: pl.DataFrame) -> pl.DataFrame:
     Returns:
         One row per request: conversation_id, request_index, message_types (sorted).
     """
-    keys = ["conversation_id", "request_index"]
-    schema = {"database_id": pl.String, "segment_index": pl.UInt32, "content_types": pl.List(pl.String)}
-    paths = {key: store.path(SEGMENTS.name, key) for key in requests["database_id"].unique().sort()}
-    segments = [
-        pl.scan_parquet(path, glob=False)
-        .select(pl.lit(key).alias("database_id"), "segment_index", "content_types")
-        .collect()
-        for key, path in paths.items()
-    ]
+    keys, columns = ["conversation_id", "request_index"], ["database_id", "segment_index", "content_types"]
+    schema = polars_schema(SEGMENTS)
+    paths = [store.path(SEGMENTS.name, key) for key in requests["database_id"].unique().sort()]
+    segments = [pl.scan_parquet(path, glob=False).select(columns).collect() for path in paths]
     return (
         requests.select(*keys, "database_id", segment_index="message_segments")
         .explode("segment_index")
-        .join(pl.concat([pl.DataFrame(schema=schema), *segments]), on=["database_id", "segment_index"])
+        .join(pl.concat([pl.DataFrame(schema=schema).select(columns), *segments]), on=["database_id", "segment_index"])
         .explode("content_types")
         .drop_nulls("content_types")
         .group_by(keys)

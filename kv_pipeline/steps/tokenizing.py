@@ -45,7 +45,9 @@ def tokenize_conversation(
 def _agent_shared(agents: list[str], blocks: list[RequestBlocks]) -> list[int]:
     """Blocks that each request shares with its agent's request before."""
     paths = block_paths(
-        [b.prefix_request for b in blocks], [b.shared_blocks for b in blocks], [len(b.new_hashes) for b in blocks]
+        [b.prefix_request for b in blocks],
+        [b.shared_blocks for b in blocks],
+        [len(b.new_hashes) for b in blocks],
     )
     latest: dict[str, BlockNumbers] = {}
     shared = []

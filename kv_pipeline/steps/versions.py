@@ -1,4 +1,4 @@
-"""Code versions of the steps: part of every fingerprint, so a changed rule makes its tables, and all after it, again."""
+"""Code versions of the steps: part of every fingerprint, so a changed rule remakes its tables and all after it."""
 
 from __future__ import annotations
 

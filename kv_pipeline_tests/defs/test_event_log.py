@@ -110,9 +110,7 @@ def dump(folder: Path) -> dict[str, list[tuple[object, ...]]]:
     for path in sorted(folder.glob("*.db")):
         with closing(sqlite3.connect(path)) as connection:
             connection.row_factory = sqlite3.Row
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table'"
-            ).fetchall():
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 rows = [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1")]
                 tables[f"{path.name}:{name}"] = [
                     tuple(v for k, v in row.items() if k not in {"create_timestamp", "migration_completed"})
@@ -148,10 +146,7 @@ def read_back(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
     while True:
         page = instance.get_records_for_run(run_id, cursor=cursor, limit=7)
         pages.append(
-            [
-                (r.storage_id, r.event_log_entry.dagster_event_type, r.event_log_entry.step_key)
-                for r in page.records
-            ]
+            [(r.storage_id, r.event_log_entry.dagster_event_type, r.event_log_entry.step_key) for r in page.records]
         )
         cursor = page.cursor
         if not page.has_more:
@@ -171,9 +166,7 @@ def read_back(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
         "latest": (latest.storage_id, latest.partition_key, asset.asset_entry.last_run_id == run_id),
         "planned": planned.storage_id,
         "partitions": instance.get_materialized_partitions(key),
-        "storage_ids": instance.get_latest_storage_id_by_partition(
-            key, dg.DagsterEventType.ASSET_MATERIALIZATION
-        ),
+        "storage_ids": instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION),
         "keys": instance.get_dynamic_partitions("conversations"),
     }
 

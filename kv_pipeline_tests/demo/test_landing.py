@@ -37,9 +37,7 @@ def test_same_seed_writes_the_same_folder(tmp_path, landing):
 def test_another_seed_writes_another_folder(tmp_path):
     first = write_landing(tmp_path / "1", size=SMALL, seed=1)
     second = write_landing(tmp_path / "2", size=SMALL, seed=2)
-    assert {c.conversation_id for c in first.conversations}.isdisjoint(
-        c.conversation_id for c in second.conversations
-    )
+    assert {c.conversation_id for c in first.conversations}.isdisjoint(c.conversation_id for c in second.conversations)
 
 
 def test_conversations_do_not_depend_on_how_many_users_follow(tmp_path):
@@ -56,9 +54,7 @@ def test_an_existing_user_folder_is_refused(tmp_path):
 
 def test_progress_reaches_the_number_of_turns(tmp_path):
     seen: list[tuple[int, int]] = []
-    truth = write_landing(
-        tmp_path, size=SMALL, seed=1, progress=lambda done, total: seen.append((done, total))
-    )
+    truth = write_landing(tmp_path, size=SMALL, seed=1, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == list(range(1, truth.turns + 1))
     assert seen[-1][1] == truth.turns
 
@@ -105,10 +101,7 @@ def test_truth_names_the_rows_of_every_turn(landing):
             for named, billed in zip(agent.message_ids, agent.billed_ids, strict=True):
                 assert (named == billed) is (c.generation == "fixed")
                 assert json.loads(stored[billed]["body"])["stream"] is True
-                assert (
-                    json.loads(stored[billed]["body"])["messages"]
-                    == json.loads(stored[named]["body"])["messages"]
-                )
+                assert json.loads(stored[billed]["body"])["messages"] == json.loads(stored[named]["body"])["messages"]
 
 
 def test_failed_attempts_are_counted(landing):
@@ -130,9 +123,7 @@ def test_one_user_has_another_utc_offset(landing):
 def test_no_request_has_more_than_four_breakpoints(landing):
     found = Counter(breakpoints(row["body"]) for row in all_rows(landing.root))
     assert max(found) == 4
-    assert (
-        found[0] == 2 * landing.truth.unindexed["side_request"]
-    )  # the title requests, streamed and replayed
+    assert found[0] == 2 * landing.truth.unindexed["side_request"]  # the title requests, streamed and replayed
 
 
 def test_usage_is_plausible(landing):
@@ -153,9 +144,7 @@ def test_most_prompt_tokens_are_read_from_the_cache(landing):
         response = json.loads(row["response"])
         if response["statusCode"] == 200:
             billed.update({k: v for k, v in usage(response).items() if k.endswith("input_tokens")})
-    assert (
-        billed["cache_read_input_tokens"] > billed["cache_creation_input_tokens"] > billed["input_tokens"] > 0
-    )
+    assert billed["cache_read_input_tokens"] > billed["cache_creation_input_tokens"] > billed["input_tokens"] > 0
 
 
 def test_hour_lifetime_belongs_to_one_users_main_agents(landing):

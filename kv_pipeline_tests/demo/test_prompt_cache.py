@@ -90,9 +90,7 @@ def test_models_do_not_share_entries():
     assert ask(cache, prompt_of(TOOLS, marks={0: "5m"}, model="small"), 1_000).read_tokens == 0
 
 
-@pytest.mark.parametrize(
-    ("added", "is_read"), [(LOOK_BACK_POSITIONS - 1, True), (LOOK_BACK_POSITIONS, False)]
-)
+@pytest.mark.parametrize(("added", "is_read"), [(LOOK_BACK_POSITIONS - 1, True), (LOOK_BACK_POSITIONS, False)])
 def test_look_back_counts_the_breakpoint_itself(added, is_read):
     cache = PromptCache()
     ask(cache, prompt_of(TOOLS, marks={0: "5m"}), 0)

@@ -50,9 +50,7 @@ def test_schema_is_the_proxys(landing):
             assert [tuple(column[1:]) for column in columns] == SCHEMA["requests"]
             found = {
                 name: [column[2] for column in connection.execute(f"PRAGMA index_info({name})")]
-                for (name,) in connection.execute(
-                    "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE INDEX%'"
-                )
+                for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE INDEX%'")
             }
             assert found == INDEXES
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -102,9 +100,7 @@ def test_billing_header_changes_only_where_it_may(landing):
         "cc_prev_req",
         "cc_prompt_id",
     }
-    assert {
-        name: {len(value) for value in fields[name]} for name in ("cch", "cc_prev_req", "cc_prompt_id")
-    } == {
+    assert {name: {len(value) for value in fields[name]} for name in ("cch", "cc_prev_req", "cc_prompt_id")} == {
         "cch": {5},
         "cc_prev_req": {28},
         "cc_prompt_id": {36},

@@ -47,9 +47,7 @@ def test_each_turn_is_named_once_apart_from_copies(landing):
 
 
 def test_refused_attempts_are_noted(landing):
-    notes = [
-        r for path in transcripts(landing.root) for r in records(path) if r.get("subtype") == "api_error"
-    ]
+    notes = [r for path in transcripts(landing.root) for r in records(path) if r.get("subtype") == "api_error"]
     noted = {record["uuid"]: record for record in notes}
     resumed_copies = 1  # the refusal before the resumption stands in the new session's file again
     assert len(noted) - resumed_copies == landing.truth.unindexed["failed_attempt"]
@@ -69,9 +67,7 @@ def test_agents_have_the_turns_the_truth_says(landing):
             (path,) = landing.root.glob(f"{c.user}/projects/**/agent-{agent.agent_id}.jsonl")
             named = set(named_ids([path]))
             assert set(agent.message_ids) <= named
-            assert len(named) - agent.turns == (
-                agent.kind == "fork"
-            )  # a fork's file repeats the call that made it
+            assert len(named) - agent.turns == (agent.kind == "fork")  # a fork's file repeats the call that made it
 
 
 def test_chain_of_uuids_is_unbroken(landing):
@@ -88,9 +84,7 @@ def test_newer_client_writes_one_record_a_block_and_older_one_a_message(landing)
     sizes = {True: Counter(), False: Counter()}
     for path in transcripts(landing.root):
         is_older = path.is_relative_to(landing.root / "linus")
-        sizes[is_older].update(
-            len(r["message"]["content"]) for r in records(path) if r["type"] == "assistant"
-        )
+        sizes[is_older].update(len(r["message"]["content"]) for r in records(path) if r["type"] == "assistant")
     assert set(sizes[False]) == {1}
     assert max(sizes[True]) > 1
 

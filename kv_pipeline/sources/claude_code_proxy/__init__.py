@@ -1,1 +1,1 @@
-"""claude-code-proxy databases (`requests.db`): bodies, usage and timing. The quirks are in README.md beside this file."""
+"""claude-code-proxy databases (`requests.db`): bodies, usage and timing. README.md has the quirks."""

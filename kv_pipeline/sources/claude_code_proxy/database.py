@@ -62,13 +62,19 @@ def _check_header(path: Path, database_id: str) -> None:
             header = file.read(len(SQLITE_MAGIC))
     except OSError as error:
         raise InputError(
-            "unreadable_file", database_id, f"the file can't be read: {error.strerror}", "Check its permissions."
+            "unreadable_file",
+            database_id,
+            f"the file can't be read: {error.strerror}",
+            "Check its permissions.",
         ) from error
     if not header:
         raise InputError("empty_file", database_id, "the file is empty", "Copy it again, or remove it.")
     if header != SQLITE_MAGIC:
         raise InputError(
-            "not_a_database", database_id, "the file is no SQLite database", "Remove it, or rename it from .db."
+            "not_a_database",
+            database_id,
+            "the file is no SQLite database",
+            "Remove it, or rename it from .db.",
         )
 
 
@@ -146,5 +152,8 @@ def _operational_error(database_id: str, error: sqlite3.OperationalError) -> Inp
             "Run again when that process is done.",
         )  # fmt: skip
     return InputError(
-        "unreadable_database", database_id, f"SQLite says: {error}", "Check that the file is complete and readable."
+        "unreadable_database",
+        database_id,
+        f"SQLite says: {error}",
+        "Check that the file is complete and readable.",
     )

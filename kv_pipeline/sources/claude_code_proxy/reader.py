@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -115,7 +116,14 @@ class DatabaseReader:
         )
         structure = (parts.tools, parts.system, parts.messages, parts.breakpoints)
         payload_bytes = len(row.body or b"") + len(row.response or b"")
-        digest_of = (request_id, requested_at.isoformat(), values, parts.breakpoints, payload_bytes, content_id)
+        digest_of = (
+            request_id,
+            requested_at.isoformat(),
+            values,
+            parts.breakpoints,
+            payload_bytes,
+            content_id,
+        )
         return (
             (self._database_id, row.row_id, request_id, requested_at)
             + values
@@ -154,7 +162,7 @@ class DatabaseReader:
 
     def _note_clock(self, rows: list[Row]) -> None:
         """Rows are inserted as requests come, so a time before the row before means that the clock was set back."""
-        for before, row in zip(rows, rows[1:], strict=False):
+        for before, row in pairwise(rows):
             if row[3] < before[3]:
                 found = f"its time is {(before[3] - row[3]).total_seconds():.0f} s before the row before it"
                 remedy = "The row is used; times around it, and the order of requests, may be off."
@@ -176,9 +184,13 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(
-        cls, tools: Interned | None, system: Interned | None, messages: list[Interned], automatic_ttl: str | None
+        cls,
+        tools: Interned | None,
+        system: Interned | None,
+        messages: list[Interned],
+        automatic_ttl: str | None,
     ) -> _Parts:
-        breakpoints = [
+        breakpoints: list[dict[str, object]] = [
             {"section": section, "item_index": item, "block_index": marker.block_index, "ttl": marker.ttl}
             for section, item, interned in (
                 [("tools", None, tools), ("system", None, system)]
@@ -190,9 +202,9 @@ class _Parts(NamedTuple):
         if automatic_ttl is not None:
             breakpoints.append({"section": "request", "item_index": None, "block_index": None, "ttl": automatic_ttl})
         return cls(
-            tools=None if tools is None else tools.index,
-            system=None if system is None else system.index,
-            messages=[message.index for message in messages],
+            tools=None if tools is None else tools.segment_index,
+            system=None if system is None else system.segment_index,
+            messages=[message.segment_index for message in messages],
             breakpoints=breakpoints,
             billing_header_id=None if system is None else system.billing_header_id,
         )

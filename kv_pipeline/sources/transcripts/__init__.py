@@ -1,1 +1,1 @@
-"""Claude Code transcripts (`projects/**/*.jsonl`): conversations, agents and turns. Quirks are in README.md beside this file."""
+"""Claude Code transcripts (`projects/**/*.jsonl`): conversations, agents and turns. README.md has the quirks."""

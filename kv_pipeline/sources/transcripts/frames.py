@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Final, NamedTuple
 
 import polars as pl
 
 from kv_pipeline.sources.transcripts.reader import MAIN_AGENT, AgentCall, AgentFile, AgentOutcome, Transcript
+from kv_pipeline.sources.transcripts.records import AgentMeta, AgentResult
+
+WARMUP_TYPE: Final = "warmup"
+"""Type given to agents that no tool call names and whose prompt is the client's `Warmup`."""
 
 ANSWERS_SCHEMA: Final = pl.Schema(
-    {"session_id": pl.String, "agent_id": pl.String, "line": pl.Int64, "message_id": pl.String, "answered_at": pl.String}
+    {
+        "session_id": pl.String,
+        "agent_id": pl.String,
+        "line": pl.Int64,
+        "message_id": pl.String,
+        "answered_at": pl.String,
+    }
 )
 COMPACTIONS_SCHEMA: Final = pl.Schema(
     {
@@ -43,79 +54,108 @@ class TranscriptFrames(NamedTuple):
 
 def transcript_frames(transcripts: Sequence[Transcript]) -> TranscriptFrames:
     """Gather a user's transcripts; a resumed session repeats calls and results, the first of each counts."""
-    answers = pl.DataFrame(
-        [answer for t in transcripts for answer in t.answers], schema=ANSWERS_SCHEMA, orient="row"
-    )
+    answers = pl.DataFrame([answer for t in transcripts for answer in t.answers], schema=ANSWERS_SCHEMA, orient="row")
     compactions = pl.DataFrame(
-        [compaction for t in transcripts for compaction in t.compactions], schema=COMPACTIONS_SCHEMA, orient="row"
+        [compaction for t in transcripts for compaction in t.compactions],
+        schema=COMPACTIONS_SCHEMA,
+        orient="row",
     )
     return TranscriptFrames(answers, _agents(transcripts, answers), compactions)
 
 
+_Key = tuple[str, str]
+"""Session and agent."""
+
+
+@dataclass(slots=True)
+class _Links:
+    """What transcripts say of who started whom, each call and result counted once."""
+
+    calls: dict[_Key, AgentCall] = field(default_factory=dict)
+    outcomes: dict[_Key, AgentOutcome] = field(default_factory=dict)
+    files: dict[_Key, AgentFile] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, transcripts: Sequence[Transcript]) -> _Links:
+        links = cls()
+        for transcript in transcripts:
+            for call in transcript.calls:
+                links._note_call(call)
+            for outcome in transcript.outcomes:
+                links.outcomes.setdefault((outcome.session_id, outcome.result.agent_id or ""), outcome)
+            links.files.update({(agent.session_id, agent.agent_id): agent for agent in transcript.agents})
+        return links
+
+    def _note_call(self, call: AgentCall) -> None:
+        """A fork's file repeats the call that started it: the caller is whoever is nearest to the main thread."""
+        known = self.calls.get((call.session_id, call.tool_use_id))
+        if known is None or (call.agent_id == MAIN_AGENT and known.agent_id != MAIN_AGENT):
+            self.calls[call.session_id, call.tool_use_id] = call
+
+
+@dataclass(slots=True)
+class _Agent:
+    """A row of the agents frame; the defaults are the main thread's."""
+
+    session_id: str
+    agent_id: str
+    parent_agent_id: str | None = None
+    subagent_type: str | None = None
+    link: str = "main"
+    tool_use_id: str | None = None
+    is_fork: bool = False
+    depth: int = 0
+    status: str | None = None
+    duration_ms: int | None = None
+    total_tokens: int | None = None
+    tool_use_count: int | None = None
+
+
 def _agents(transcripts: Sequence[Transcript], answers: pl.DataFrame) -> pl.DataFrame:
-    calls: dict[tuple[str, str], AgentCall] = {}
-    outcomes: dict[tuple[str, str], AgentOutcome] = {}
-    for transcript in transcripts:
-        for call in transcript.calls:
-            known = calls.get((call.session_id, call.tool_use_id))
-            # A fork's file repeats the call that started it; the caller is whoever is nearest to the main thread.
-            if known is None or (call.agent_id == MAIN_AGENT and known.agent_id != MAIN_AGENT):
-                calls[call.session_id, call.tool_use_id] = call
-        for outcome in transcript.outcomes:
-            outcomes.setdefault((outcome.session_id, outcome.result.agent_id or ""), outcome)
-    files = {(agent.session_id, agent.agent_id): agent for t in transcripts for agent in t.agents}
-    keys = dict.fromkeys(answers.select("session_id", "agent_id").iter_rows())
-    sessions = dict.fromkeys((session, MAIN_AGENT) for session, _ in [*keys, *files])
-    rows = {
-        key: _agent_row(key, files.get(key), outcomes.get(key), calls) for key in dict.fromkeys([*sessions, *files, *keys])
-    }
-    return pl.DataFrame(
-        [(*row[:7], _depth(key, rows), *row[7:]) for key, row in rows.items()], schema=AGENTS_SCHEMA, orient="row"
-    ).sort("session_id", "agent_id")
+    links = _Links.of(transcripts)
+    answering = answers.select("session_id", "agent_id").unique().rows()
+    known = {*links.files, *answering}
+    known |= {(session_id, MAIN_AGENT) for session_id, _ in known}
+    agents = {key: _agent(key, links) for key in sorted(known)}
+    for key, agent in agents.items():
+        agent.depth = _depth(key, agents)
+    return pl.DataFrame([astuple(agent) for agent in agents.values()], schema=AGENTS_SCHEMA, orient="row")
 
 
-AgentRow = tuple[str, str, str | None, str | None, str, str | None, bool, str | None, int | None, int | None, int | None]
-
-
-def _agent_row(
-    key: tuple[str, str],
-    file: AgentFile | None,
-    outcome: AgentOutcome | None,
-    calls: dict[tuple[str, str], AgentCall],
-) -> AgentRow:
+def _agent(key: _Key, links: _Links) -> _Agent:
     session_id, agent_id = key
     if agent_id == MAIN_AGENT:
-        return (session_id, agent_id, None, None, "main", None, False, None, None, None, None)
-    meta = file.meta if file else None
-    tool_use_id = (meta and meta.tool_use_id) or (outcome and outcome.tool_use_id)
-    call = calls.get((session_id, tool_use_id)) if tool_use_id else None
+        return _Agent(session_id, agent_id)
+    file, outcome = links.files.get(key), links.outcomes.get(key)
+    meta = (file.meta if file else None) or AgentMeta()
+    result = outcome.result if outcome else AgentResult()
+    tool_use_id = meta.tool_use_id or (outcome.tool_use_id if outcome else None)
+    call = links.calls.get((session_id, tool_use_id)) if tool_use_id else None
     caller = call.agent_id if call and call.agent_id != agent_id else None
-    link = "meta" if meta and meta.tool_use_id else "tool_result" if tool_use_id else "none"
-    result = outcome.result if outcome else None
-    return (
+    named_type = meta.agent_type or (call.subagent_type if call else None) or result.agent_type
+    return _Agent(
         session_id,
         agent_id,
-        (meta and meta.parent_agent_id) or caller or MAIN_AGENT,
-        (meta and meta.agent_type) or (call and call.subagent_type) or (result and result.agent_type)
-        or ("warmup" if file and file.is_warmup else None),
-        link,
-        tool_use_id,
-        bool((file and file.is_fork) or (meta and meta.is_fork)),
-        result and result.status,
-        result and result.total_duration_ms,
-        result and result.total_tokens,
-        result and result.total_tool_use_count,
-    )  # fmt: skip
+        parent_agent_id=meta.parent_agent_id or caller or MAIN_AGENT,
+        subagent_type=named_type or (WARMUP_TYPE if file and file.is_warmup else None),
+        link="meta" if meta.tool_use_id else "tool_result" if tool_use_id else "none",
+        tool_use_id=tool_use_id,
+        is_fork=meta.is_fork or bool(file and file.is_fork),
+        status=result.status,
+        duration_ms=result.total_duration_ms,
+        total_tokens=result.total_tokens,
+        tool_use_count=result.total_tool_use_count,
+    )
 
 
-def _depth(key: tuple[str, str], rows: dict[tuple[str, str], AgentRow]) -> int:
+def _depth(key: _Key, agents: Mapping[_Key, _Agent]) -> int:
     """Steps to the main thread; a parent that is unknown, or a circle, ends the climb."""
     seen = {key}
     depth = 0
-    while (parent := rows[key][2]) is not None:
+    while (parent := agents[key].parent_agent_id) is not None:
         depth += 1
         key = (key[0], parent)
-        if key in seen or key not in rows:
+        if key in seen or key not in agents:
             break
         seen.add(key)
     return depth

@@ -14,6 +14,7 @@ from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
     AgentMeta,
     AgentResult,
+    CompactMetadata,
     Record,
     blocks_decoder,
     input_decoder,
@@ -136,9 +137,7 @@ class _Reading:
 
     def finish(self) -> None:
         if self._is_agent_file and self._session_id is not None:
-            agent = AgentFile(
-                self._session_id, self._agent_id, self._is_fork, bool(self._is_warmup), self._read_meta()
-            )
+            agent = AgentFile(self._session_id, self._agent_id, self._is_fork, bool(self._is_warmup), self._read_meta())
             self.result.agents.append(agent)
 
     def _check(self, number: int, line: bytes) -> None:
@@ -204,14 +203,19 @@ class _Reading:
             self.result.outcomes.append(AgentOutcome(self._session_id, _tool_use_id(content), result))
 
     def _compaction(self, number: int, record: Record) -> None:
-        if self._session_id is not None:
-            facts = record.compact_metadata
-            self.result.compactions.append(
-                Compaction(
-                    self._session_id, self._agent_of(record), number, record.timestamp or "",
-                    facts and facts.trigger, facts and facts.pre_tokens, facts and facts.post_tokens,
-                )
-            )  # fmt: skip
+        if self._session_id is None:
+            return
+        facts = record.compact_metadata or CompactMetadata()
+        boundary = Compaction(
+            session_id=self._session_id,
+            agent_id=self._agent_of(record),
+            line=number,
+            timestamp=record.timestamp or "",
+            trigger=facts.trigger,
+            pre_tokens=facts.pre_tokens,
+            post_tokens=facts.post_tokens,
+        )
+        self.result.compactions.append(boundary)
 
     def _read_meta(self) -> AgentMeta | None:
         path = self._path.with_name(self._path.name.removesuffix(".jsonl") + ".meta.json")
@@ -221,7 +225,16 @@ class _Reading:
             return None
         except (OSError, msgspec.MsgspecError):
             remedy = "The sub-agent is linked by its caller's transcript instead."
-            self.result.skips.append(Skip(f"{self._source} (meta)", None, "broken_meta", "it is not usable", remedy, is_left_out=False))
+            self.result.skips.append(
+                Skip(
+                    f"{self._source} (meta)",
+                    None,
+                    "broken_meta",
+                    "it is not usable",
+                    remedy,
+                    is_left_out=False,
+                )
+            )
             return None
 
 
