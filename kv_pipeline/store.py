@@ -277,7 +277,7 @@ def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Itera
         pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer,
     ):
         writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow().cast(arrow_schema)))
+        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
 
 
 def _read_settings(root: Path) -> Settings | None:
