@@ -57,7 +57,7 @@ def list_command(path: Path, sort: str, limit: int | None, *, as_json: bool) -> 
 
 
 def _shortened(frame: pl.DataFrame) -> pl.DataFrame:
-    """Names as short as `export --conversation-id` understands them, models without vendor and date, times to the minute."""
+    """Names as short as `export --conversation-id` takes them, models without vendor and date, times to the minute."""
     times = pl.col("first_request_at_utc", "last_request_at_utc").dt.strftime("%m-%d %H:%M")
     model = pl.element().str.replace("^claude-", "").str.replace(r"-\d{8}$", "")
     return frame.with_columns(
