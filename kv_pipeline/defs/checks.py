@@ -56,7 +56,7 @@ def answers_found(conversations: pl.DataFrame) -> dg.AssetCheckResult:
     n_answers = int(conversations["n_transcript_answers"].sum())
     n_found = int(conversations["n_requests"].sum())
     rate = n_found / n_answers if n_answers else 1.0
-    return quality_result("answers_found", passed=rate >= MIN_MATCH_RATE, match_rate=rate, answers=n_answers)
+    return quality_result("answers_found", passed=rate >= MIN_MATCH_RATE, match_rate=round(rate, 4), answers=n_answers)
 
 
 def requests_recorded_once(raw_requests: pl.DataFrame) -> dg.AssetCheckResult:
@@ -76,7 +76,7 @@ def billed_ratio(report: pl.DataFrame) -> dg.AssetCheckResult:
     sums = report.drop_nulls("billed_prompt_tokens").select("prompt_tokens", "billed_prompt_tokens").sum().row(0)
     ratio = sums[1] / sums[0] if sums[0] else 1.0
     is_plausible = PLAUSIBLE_RATIO[0] <= ratio <= PLAUSIBLE_RATIO[1]
-    return quality_result("billed_ratio_plausible", passed=is_plausible, billed_over_counted=ratio)
+    return quality_result("billed_ratio_plausible", passed=is_plausible, billed_over_counted=round(ratio, 4))
 
 
 def hits_within_input(report: pl.DataFrame) -> dg.AssetCheckResult:

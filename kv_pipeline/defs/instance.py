@@ -46,6 +46,7 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> int:
 def _configuration(home: Path) -> dict[str, Any]:
     return {
         "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
         "event_log_storage": {
             "module": "kv_pipeline.defs.event_log",
             "class": "BatchedSqliteEventLogStorage",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
@@ -24,8 +26,12 @@ def _store() -> str:
     return os.environ.get("KV_PIPELINE_STORE", DEFAULT_STORE)
 
 
-class PipelineResource(dg.ConfigurableResource[None]):
-    """The landing folder and the store."""
+class PipelineResource(dg.ConfigurableResource[Any]):
+    """The landing folder and the store, whose writer lock a run holds from its first step to its end.
+
+    So a run sees one order of partitions and one state of the store, and what it tells Dagster is what it did. A pool
+    would do the same until a run is killed: that run keeps its slot, while the system frees a dead process's lock.
+    """
 
     inbox: str = Field(default_factory=_inbox, description="Landing folder, one folder per user in it.")
     store: str = Field(default_factory=_store, description="Folder of the store.")
@@ -38,3 +44,17 @@ class PipelineResource(dg.ConfigurableResource[None]):
     def open_store(self) -> Store:
         """The store."""
         return Store.open(Path(self.store))
+
+    @contextlib.contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[PipelineResource]:
+        """Hold the writer lock of the store during a run; a sensor only looks."""
+        if context.run is None:
+            yield self
+            return
+        with self.open_store().writing(lambda: _say_waiting(context)):
+            yield self
+
+
+def _say_waiting(context: dg.InitResourceContext) -> None:
+    if context.log is not None:
+        context.log.info("Another run is working on the store; waiting for it to end.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -11,15 +11,12 @@ from typing import Any, Final
 import dagster as dg
 
 from kv_pipeline.defs.build import build_defs
-from kv_pipeline.defs.event_log import move_dynamic_partitions_to_end
 from kv_pipeline.defs.instance import PROCESS_TAG, fail_dead_runs, open_instance
-from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES
+from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import StoreError
 
 _QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_RANGE_START: Final = "dagster/asset_partition_range_start"
-_RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
 class Session:
@@ -49,24 +46,22 @@ class Session:
         Raises:
             StoreError: An asset failed.
         """
-        move_dynamic_partitions_to_end(self._instance, str(DATABASES.name), keys)
-        self._run("ingest_databases", keys)
+        self._run("ingest_databases", claim_range(self._instance, DATABASES, keys))
 
     def run_index(self) -> None:
         """Materialize conversation_index, which puts the conversations to make at the end of the partitions."""
-        self._run("index_conversations", [])
+        self._run("index_conversations", {})
 
     def run_conversations(self, keys: Sequence[str]) -> None:
         """Materialize tokenized_blocks, traces and validation_report of conversations."""
-        move_dynamic_partitions_to_end(self._instance, str(CONVERSATIONS.name), keys)
-        self._run("make_conversations", keys)
+        self._run("make_conversations", claim_range(self._instance, CONVERSATIONS, keys))
 
-    def _run(self, job: str, keys: Sequence[str]) -> None:
-        tags = {PROCESS_TAG: str(os.getpid())}
-        if keys:
-            tags |= {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
+    def _run(self, job: str, tags: Mapping[str, str]) -> None:
         result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self._instance, tags=tags, run_config=_QUIET, raise_on_error=False
+            instance=self._instance,
+            tags={PROCESS_TAG: str(os.getpid()), **tags},
+            run_config=_QUIET,
+            raise_on_error=False,
         )
         if not result.success:
             raise _failure(result)

@@ -288,7 +288,7 @@ def test_instance_round_trip(tmp_path: Path) -> None:
 
 
 def test_repository_configuration_is_one_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``dagster dev`` opens in the repository is the instance whose home is data/dagster."""
+    """What ``dagster dev`` opens in the repository is the instance whose home is data/store/dagster."""
     monkeypatch.chdir(tmp_path)
     temporary_home = tmp_path / "temporary"
     temporary_home.mkdir()
@@ -296,7 +296,7 @@ def test_repository_configuration_is_one_instance(tmp_path: Path, monkeypatch: p
     with dg.DagsterInstance.from_ref(development) as instance:
         assert isinstance(instance.event_log_storage, BatchedSqliteEventLogStorage)
         run_range(instance, KEYS[:3])
-    with open_instance(tmp_path / "data/dagster", batched=True) as instance:
+    with open_instance(tmp_path / "data/store/dagster", batched=True) as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("traces")) == set(KEYS[:3])
         assert instance.get_runs_count() == 1
     assert list(temporary_home.iterdir()) == []

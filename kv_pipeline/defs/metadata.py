@@ -1,0 +1,59 @@
+"""What the assets show of their tables: column schemas from the Pandera models, and row counts from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+import pandera.polars as pa
+import polars as pl
+
+from kv_pipeline.store import Store
+
+
+def column_schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
+    """A table's model as definition metadata."""
+    columns = [
+        dg.TableColumn(
+            name=name,
+            type=str(column.dtype),
+            description=column.description,
+            constraints=dg.TableColumnConstraints(
+                nullable=column.nullable, other=[_constraint(check) for check in column.checks]
+            ),
+        )
+        for name, column in model.columns.items()
+    ]
+    key = dg.TableConstraints(other=[f"one row per {', '.join(model.unique)}"])
+    return {"dagster/column_schema": dg.TableSchema(columns=columns, constraints=key)}
+
+
+def row_counts(store: Store, model: pa.DataFrameSchema, keys: Sequence[str], n_rows: int) -> dict[str, int]:
+    """Rows of the whole table, as the files' footers say; of the partition, if the run had one; partitions of the run.
+
+    A run of many partitions reports once for all, so what it says holds for all of them.
+
+    Args:
+        store: The store.
+        model: The table.
+        keys: Partitions of the run.
+        n_rows: Their rows.
+    """
+    of_partition = {"dagster/partition_row_count": n_rows} if len(keys) == 1 else {"rows_of_run": n_rows}
+    return {"dagster/row_count": _table_rows(store, model), **of_partition, "partitions_of_run": len(keys)}
+
+
+def _table_rows(store: Store, model: pa.DataFrameSchema) -> int:
+    paths = [store.path(model.name, partition) for partition in store.partitions(model.name)]
+    if not paths:
+        return 0
+    return int(pl.scan_parquet(paths, hive_partitioning=False, glob=False).select(pl.len()).collect().item())
+
+
+def _constraint(check: pa.Check) -> str:
+    statistics = check.statistics or {}
+    if "min_value" in statistics:
+        return f"at least {statistics['min_value']}"
+    if "allowed_values" in statistics:
+        return "one of " + ", ".join(map(str, statistics["allowed_values"]))
+    return str(check.error or check.name)
