@@ -17,6 +17,7 @@ from kv_pipeline.export.analysis import trace_analysis
 from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
 from kv_pipeline.export.trace_json import MAIN_AGENT, Json, TraceRequest, agent_tree, trace_json
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES
+from kv_pipeline.schemas.columns import hash_lists
 from kv_pipeline.schemas.conversations import AGENTS
 from kv_pipeline.steps.conversations import Progress, no_progress, user_requests
 from kv_pipeline.steps.segments import load_segments
@@ -150,7 +151,7 @@ def _with_blocks(store: Store, key: str, block_size: int) -> pl.DataFrame:
         blocks = _rehashed(store, key, block_size)
     hashes = blocks["new_block_hashes"].explode().drop_nulls().to_numpy()
     paths = [hashes[path] for path in conversation_paths(blocks)]
-    return traces.with_columns(*(blocks[name] for name in _SECTIONS), path=pl.Series(paths, dtype=pl.List(pl.UInt64)))
+    return traces.with_columns(*(blocks[name] for name in _SECTIONS), path=hash_lists(paths))
 
 
 def _rehashed(store: Store, key: str, block_size: int) -> pl.DataFrame:

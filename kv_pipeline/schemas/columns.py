@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pandera.polars as pa
 import polars as pl
 
@@ -43,3 +45,11 @@ def polars_schema(model: pa.DataFrameSchema) -> pl.Schema:
 def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
     """Rows in the model's column order as a frame of its types."""
     return pl.DataFrame(rows, schema=polars_schema(model), orient="row")
+
+
+def hash_lists(arrays: Sequence[npt.NDArray[np.uint64]]) -> pl.Series:
+    """One list of u64 a row, whatever the lengths.
+
+    Polars 2.1 makes a fixed-size Array column of arrays that happen to be equally long, even if asked for lists.
+    """
+    return pl.Series(arrays, dtype=pl.List(pl.UInt64)).cast(pl.List(pl.UInt64))
