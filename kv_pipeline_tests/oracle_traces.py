@@ -1,4 +1,4 @@
-"""A landing folder as traces, the slow way: whole files are read and lists are searched. Uses nothing of the package."""
+"""A landing folder as traces, the slow way: whole files are read and lists are searched."""
 
 from __future__ import annotations
 
