@@ -33,6 +33,7 @@ from kv_pipeline.core.normalise import NORMALISATION
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
 from kv_pipeline.schemas.columns import polars_schema
+from kv_pipeline.schemas.quick import surely_holds
 
 FORMAT_VERSION: Final = 1
 SALT_VARIABLE: Final = "KV_PIPELINE_SALT"
@@ -247,7 +248,16 @@ def check(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame, if it is what the model says.
 
     Raises:
-        StoreError: It is not; the message names columns and checks, never values.
+        StoreError: As `judge`.
+    """
+    return frame if surely_holds(model, frame) else judge(model, frame)
+
+
+def judge(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame, if Pandera finds that it is what the model says.
+
+    Raises:
+        StoreError: It is not; the message names column and reason, never values.
     """
     try:
         # Not lazy: pandera 0.35 builds its report of all failures row by row, and that fails for u64 columns.
@@ -255,7 +265,7 @@ def check(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
     except pandera.errors.SchemaError as error:
         where = getattr(error.schema, "name", None) or model.name
         reason = getattr(error.reason_code, "value", error.reason_code)
-        raise StoreError(f"Table {model.name} breaks its model at {where}: {reason}. It was not written.") from None
+        raise StoreError(f"Table {model.name} breaks its model at {where}: {reason}.") from None
 
 
 @contextlib.contextmanager

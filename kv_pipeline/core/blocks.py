@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, chain_block_hashes
-from kv_pipeline.core.sections import Key, RequestSegments, SectionTokenizer
+from kv_pipeline.core.sections import Key, Piece, RequestSegments, SectionTokenizer, section_run
 
 NO_REQUEST: Final = -1
 
@@ -21,15 +21,27 @@ NO_REQUEST: Final = -1
 class _Node:
     """The state of the hash chain after a run of tokens."""
 
-    __slots__ = ("children", "hashes", "n_blocks", "n_tokens", "parent_hash", "unfinished")
+    __slots__ = ("after_piece", "children", "hashes", "n_blocks", "n_tokens", "parent_hash", "unfinished")
 
     def __init__(self, hashes: list[bytes], parent_hash: bytes, n_blocks: int, unfinished: TokenIds) -> None:
         self.children: dict[Key, _Node] = {}
+        self.after_piece: dict[Piece, _Node] = {}
         self.hashes = hashes
         self.parent_hash = parent_hash
         self.n_blocks = n_blocks
         self.unfinished = unfinished
         self.n_tokens = 0
+
+
+class _Walk:
+    """A request on its way down the tree: where it is, the last node that was there before it, and what it added."""
+
+    __slots__ = ("added", "node", "shared")
+
+    def __init__(self, root: _Node) -> None:
+        self.node = root
+        self.shared = root
+        self.added: list[bytes] = []
 
 
 class RequestBlocks(NamedTuple):
@@ -73,19 +85,42 @@ class BlockTree:
 
     def add(self, request: RequestSegments) -> RequestBlocks:
         """Count and hash a request's prompt."""
-        node, last_shared, added = self._root, self._root, list[bytes]()
+        walk = _Walk(self._root)
         section_ends = [0]
-        for section in self._tokenizer.runs(request):
-            for key in section:
-                child = node.children.get(key)
-                if child is None:
-                    child = self._extend(node, key)
-                    added += child.hashes
-                else:
-                    last_shared = child
-                node = child
-            section_ends.append(node.n_tokens)
-        return self._record(section_ends, node.n_blocks, last_shared.parent_hash, added)
+        for number in (request.tools, request.system):
+            if number is not None:
+                self._follow(walk, section_run(number))
+            section_ends.append(walk.node.n_tokens)
+        for run in self._tokenizer.opening(request.messages):
+            self._follow(walk, run)
+        pieces = self._tokenizer.pieces(request.messages)
+        for piece in pieces[:-1]:
+            self._follow_piece(walk, piece, is_last=False)
+        for piece in pieces[-1:]:
+            self._follow_piece(walk, piece, is_last=True)
+        section_ends.append(walk.node.n_tokens)
+        return self._record(section_ends, walk)
+
+    def _follow_piece(self, walk: _Walk, piece: Piece, *, is_last: bool) -> None:
+        """Over both runs of a piece; a shortcut remembers where a piece in the middle has led before."""
+        shortcut = None if is_last else walk.node.after_piece.get(piece)
+        if shortcut is not None:
+            walk.node = walk.shared = shortcut
+            return
+        start = walk.node
+        for run in self._tokenizer.piece_runs(piece, is_last=is_last):
+            self._follow(walk, run)
+        if not is_last:
+            start.after_piece[piece] = walk.node
+
+    def _follow(self, walk: _Walk, run: Key) -> None:
+        child = walk.node.children.get(run)
+        if child is None:
+            child = self._extend(walk.node, run)
+            walk.added += child.hashes
+        else:
+            walk.shared = child
+        walk.node = child
 
     def _extend(self, node: _Node, key: Key) -> _Node:
         tokens = self._tokenizer.tokens(key)
@@ -96,15 +131,16 @@ class BlockTree:
         child.n_tokens = node.n_tokens + len(tokens)
         return child
 
-    def _record(self, section_ends: list[int], n_blocks: int, shared: bytes, added: list[bytes]) -> RequestBlocks:
+    def _record(self, section_ends: list[int], walk: _Walk) -> RequestBlocks:
         """Number the request, and find how far the added blocks were there under other run boundaries."""
         n_seen = 0
-        while n_seen < len(added) and added[n_seen] in self._first_request:
+        while n_seen < len(walk.added) and walk.added[n_seen] in self._first_request:
             n_seen += 1
-        new = added[n_seen:]
-        shared = added[n_seen - 1] if n_seen else shared
-        prefix_request = self._first_request.get(shared, NO_REQUEST)
+        new = walk.added[n_seen:]
+        last_shared = walk.added[n_seen - 1] if n_seen else walk.shared.parent_hash
+        prefix_request = self._first_request.get(last_shared, NO_REQUEST)
         self._first_request.update(dict.fromkeys(new, self._n_requests))
         self._n_requests += 1
         tools, system, messages = (end - start for start, end in itertools.pairwise(section_ends))
+        n_blocks = walk.node.n_blocks
         return RequestBlocks(tools, system, messages, n_blocks, prefix_request, n_blocks - len(new), new)

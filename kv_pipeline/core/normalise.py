@@ -22,6 +22,7 @@ NORMALISATION: Final = "json-compact-ascii/without-cache_control-signature/base6
 
 BILLING_HEADER_PREFIX: Final = "x-anthropic-billing-header:"
 _BILLING_CHURN: Final = re.compile(r"\b(cch|cc_prev_req|cc_prompt_id)=([^;\s]*)")
+_encoder: Final = json.JSONEncoder(separators=(",", ":"))  # what json.dumps makes anew for each call
 _NEEDS_CLEANING: Final = ('"cache_control"', '"signature"', '"base64"', BILLING_HEADER_PREFIX)
 
 
@@ -122,7 +123,7 @@ class _Cleaning:
 
 def serialise(value: object) -> str:
     """JSON as the token counts define it: compact, ASCII, keys in the order they came."""
-    return json.dumps(value, separators=(",", ":"))
+    return _encoder.encode(value)
 
 
 def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header: bool = False) -> NormalisedSegment:
@@ -138,10 +139,11 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         ValueError: `raw` is not JSON.
         RecursionError: `raw` is nested deeper than Python's stack allows.
     """
-    value = json.loads(raw.decode("utf-8", "surrogatepass"))
-    text = serialise(value)
+    sent = raw.decode("utf-8", "surrogatepass")
+    value = json.loads(sent)
     cleaning = _Cleaning(kind, salt, keep_billing_header)
-    if any(word in text for word in _NEEDS_CLEANING):
+    text = None if _needs_cleaning(sent) else serialise(value)
+    if text is None or _needs_cleaning(text):  # serialising shows words that were sent with escapes
         text = serialise(cleaning.clean(value))
     message = value if kind is SegmentKind.MESSAGE and isinstance(value, dict) else {}
     blocks = message.get("content") if kind is SegmentKind.MESSAGE else value
@@ -155,6 +157,10 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
         billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
     )
+
+
+def _needs_cleaning(text: str) -> bool:
+    return any(word in text for word in _NEEDS_CLEANING)
 
 
 def _content_types(content: object) -> tuple[str, ...]:

@@ -51,17 +51,18 @@ class RequestSegments(NamedTuple):
     messages: tuple[int, ...]
 
 
-class SectionRuns(NamedTuple):
-    """The token runs of a request's sections, in prompt order."""
-
-    tools: list[Key]
-    system: list[Key]
-    messages: list[Key]
-
-
 def starts_after_cut(text: str) -> bool:
     """Whether a message may be tokenised apart from the one before it: it starts with `{"` and an ASCII letter."""
     return text[:2] == '{"' and text[2:3].isascii() and text[2:3].isalpha()
+
+
+Piece = tuple[int, ...]
+"""Messages that must be tokenised together: one, unless the one after it can't be cut off."""
+
+OPENING: Final[Key] = ("text", '[{"')
+"""The run before the first message."""
+EMPTY: Final[Key] = ("text", "[]")
+"""The run of an empty list of messages."""
 
 
 class SectionTokenizer:
@@ -76,14 +77,7 @@ class SectionTokenizer:
         self._encode = encode
         self._segments = segments
         self._tokens: dict[Key, TokenIds] = {}
-
-    def runs(self, request: RequestSegments) -> SectionRuns:
-        """The request's token runs; concatenated, `tokens` of each gives the prompt's token ids."""
-        return SectionRuns(
-            tools=[] if request.tools is None else [("section", request.tools)],
-            system=[] if request.system is None else [("section", request.system)],
-            messages=self._message_runs(request.messages),
-        )
+        self._uncuttable = {number for number, content in segments.items() if not starts_after_cut(content.text)}
 
     def tokens(self, key: Key) -> TokenIds:
         """Token ids of a run, shape (n,)."""
@@ -92,43 +86,55 @@ class SectionTokenizer:
             known = self._tokens[key] = self._tokenise(key)
         return known
 
-    def _message_runs(self, messages: Sequence[int]) -> list[Key]:
-        pieces = self._pieces(messages)
-        if not pieces:
-            return [("text", "[]")]
-        keys: list[Key] = [("text", '[{"')] if starts_after_cut(self._segments[messages[0]].text) else []
-        for piece in pieces:
-            keys.append(("head", *piece))
-            keys.append(("text", self._tail(piece) + ("]" if piece is pieces[-1] else ',{"')))
-        return keys
+    def opening(self, messages: Sequence[int]) -> list[Key]:
+        """The runs before the first piece."""
+        if not messages:
+            return [EMPTY]
+        return [] if messages[0] in self._uncuttable else [OPENING]
 
-    def _pieces(self, messages: Sequence[int]) -> list[tuple[int, ...]]:
-        """Messages that must be tokenised together, almost always one each."""
-        pieces: list[tuple[int, ...]] = []
-        for index in messages:
-            if pieces and not starts_after_cut(self._segments[index].text):
-                pieces[-1] = (*pieces[-1], index)
+    def pieces(self, messages: tuple[int, ...]) -> list[Piece]:
+        """The messages in pieces that are tokenised apart."""
+        if self._uncuttable.isdisjoint(messages):
+            return [(number,) for number in messages]
+        pieces: list[Piece] = []
+        for number in messages:
+            if pieces and number in self._uncuttable:
+                pieces[-1] = (*pieces[-1], number)
             else:
-                pieces.append((index,))
+                pieces.append((number,))
         return pieces
+
+    def piece_runs(self, piece: Piece, *, is_last: bool) -> tuple[Key, Key]:
+        """The two runs of a piece: its head, and the end that depends on whether a piece follows."""
+        return ("head", *piece), ("text", self._tail(piece) + ("]" if is_last else ',{"'))
+
+    def runs(self, request: RequestSegments) -> list[Key]:
+        """All runs of a request; concatenated, their tokens are the prompt's token ids."""
+        pieces = self.pieces(request.messages)
+        ends = [self.piece_runs(piece, is_last=index == len(pieces) - 1) for index, piece in enumerate(pieces)]
+        sections = [section_run(number) for number in (request.tools, request.system) if number is not None]
+        return [*sections, *self.opening(request.messages), *(run for runs in ends for run in runs)]
 
     def _tokenise(self, key: Key) -> TokenIds:
         kind, *arguments = key
         if kind == "text":
             return self._encode(str(arguments[0]))
-        indexes = [index for index in arguments if isinstance(index, int)]
-        text = self._segments[indexes[0]].text if kind == "section" else self._head(tuple(indexes))
-        payloads = [self._segments[index].payload_tokens for index in indexes]
+        piece = tuple([number for number in arguments if isinstance(number, int)])
+        text = self._segments[piece[0]].text if kind == "section" else self._head(piece)
+        payloads = [self._segments[number].payload_tokens for number in piece]
         return np.concatenate([*payloads, self._encode(text)])
 
-    def _body(self, piece: tuple[int, ...]) -> str:
-        text = ",".join(self._segments[index].text for index in piece)
-        return text[2:] if starts_after_cut(text) else "[" + text
+    def _body(self, piece: Piece) -> str:
+        text = ",".join(self._segments[number].text for number in piece)
+        return "[" + text if piece[0] in self._uncuttable else text[2:]
 
-    def _head(self, piece: tuple[int, ...]) -> str:
+    def _head(self, piece: Piece) -> str:
         return self._body(piece).rstrip(_NOT_ALPHANUMERIC)
 
-    def _tail(self, piece: tuple[int, ...]) -> str:
-        last = self._segments[piece[-1]].text
-        tail = last[len(last.rstrip(_NOT_ALPHANUMERIC)) :]
-        return tail if len(tail) < len(last) else self._body(piece)[len(self._head(piece)) :]
+    def _tail(self, piece: Piece) -> str:
+        return self._body(piece)[len(self._head(piece)) :]
+
+
+def section_run(number: int) -> Key:
+    """The run of the tools or system section, which is tokenised whole."""
+    return ("section", number)

@@ -10,7 +10,7 @@ import pandera.polars as pa
 import polars as pl
 
 from kv_pipeline.errors import StoreError
-from kv_pipeline.store import Store, check
+from kv_pipeline.store import Store, judge
 
 SCHEMA_CHECK: Final = "matches_schema"
 MIN_MATCH_RATE: Final = 0.95
@@ -38,7 +38,7 @@ def schema_result(store: Store, models: Sequence[pa.DataFrameSchema], partitions
     n_rows = 0
     try:
         for model in models:
-            n_rows += check(model, store.read(model, partitions)).height
+            n_rows += judge(model, store.read(model, partitions)).height
     except StoreError as error:
         return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=False, metadata={"problem": str(error)})
     return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=True, metadata={"rows_checked": n_rows})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandera.polars as pa
 import polars as pl
+import pyarrow
 
 UTC_TIME: Final = pl.Datetime("us", "UTC")
 
@@ -44,7 +45,12 @@ def polars_schema(model: pa.DataFrameSchema) -> pl.Schema:
 
 def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
     """Rows in the model's column order as a frame of its types."""
-    return pl.DataFrame(rows, schema=polars_schema(model), orient="row")
+    schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
+    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
+    # Arrow builds nested columns in C++, where Polars would make a series for every cell.
+    arrays = [pyarrow.array(values, field.type) for field, values in zip(schema, columns, strict=True)]
+    frame = pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=schema))
+    return cast("pl.DataFrame", frame)
 
 
 def hash_lists(arrays: Sequence[npt.NDArray[np.uint64]]) -> pl.Series:

@@ -46,6 +46,7 @@ class SegmentInterner:
         self._young: dict[bytes, Interned] = {}
         self._old: dict[bytes, Interned] = {}
         self._young_bytes = 0
+        self._latest: dict[SegmentKind, tuple[bytes, Interned]] = {}
         self._index_of: dict[bytes, int] = {}
         self._ids: list[bytes] = []
         self._pending: list[Row] = []
@@ -58,6 +59,15 @@ class SegmentInterner:
             ValueError: The segment is not JSON.
             RecursionError: It is nested too deeply.
         """
+        latest = self._latest.get(kind)
+        if latest is not None and latest[0] == raw:  # the usual case for tools and system: comparing beats hashing
+            return latest[1]
+        interned = self._intern(kind, raw)
+        if kind is not SegmentKind.MESSAGE:
+            self._latest[kind] = (raw, interned)
+        return interned
+
+    def _intern(self, kind: SegmentKind, raw: bytes) -> Interned:
         # Only messages, the bulk, go without a prefix; no JSON text starts like one.
         key = raw if kind is SegmentKind.MESSAGE else kind.encode() + raw
         known = self._young.get(key)

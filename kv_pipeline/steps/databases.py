@@ -8,6 +8,7 @@ from typing import Final
 
 import polars as pl
 
+from kv_pipeline.core.tokenizer import preload_encoder
 from kv_pipeline.core.twins import index_messages
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import DatabaseFile
@@ -42,6 +43,7 @@ def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
 
     A file that can't be used any more leaves what was read from it earlier in place.
     """
+    preload_encoder()  # what was read is tokenised next
     try:
         content = _ingest(store, file)
     except _UnusableFileError as unusable:

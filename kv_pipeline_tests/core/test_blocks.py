@@ -38,7 +38,7 @@ class Hashed:
         tree = BlockTree(SALT, block_size, tokenizer)
         self.blocks = [tree.add(request) for request in requests]
         self.tokens = [
-            [[t for key in section for t in tokenizer.tokens(key).tolist()] for section in tokenizer.runs(request)]
+            [token for run in tokenizer.runs(request) for token in tokenizer.tokens(run).tolist()]
             for request in requests
         ]
 
@@ -67,7 +67,7 @@ def assert_as_defined(bodies, block_size, **options):
     hashed = Hashed(bodies, block_size, **options)
     keep = options.get("keep_billing_header", False)
     expected = [oracle.prompt(body, SALT, block_size, keep_billing_header=keep) for body in bodies]
-    assert hashed.tokens == [[e.tools, e.system, e.messages] for e in expected]
+    assert hashed.tokens == [e.tokens for e in expected]
     assert hashed.paths == [e.hashes for e in expected]
     for found, e in zip(hashed.blocks, expected, strict=True):
         assert (found.tools_tokens, found.system_tokens) == (len(e.tools), len(e.system))

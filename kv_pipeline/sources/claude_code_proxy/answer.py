@@ -20,7 +20,7 @@ from kv_pipeline.core.normalise import block_types
 from kv_pipeline.sources.times import parse_utc
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
-_DELTA: Final = '"content_block_delta"'
+_TELLING_EVENTS: Final = ("message_start", "content_block_start", "message_delta", "message_stop")
 _STATUS_ERROR: Final = 400
 
 
@@ -144,11 +144,11 @@ def _from_events(lines: Iterable[str]) -> _Message:
 
 
 def _event(line: str) -> Mapping[str, Any]:
-    """A `data:` line's event; empty for other lines, for half-written ones, and for the many text deltas."""
-    if not line.startswith("data:") or _DELTA in line[:64]:
+    """A `data:` line's event; empty for other lines, for half-written ones, and for the many that say nothing here."""
+    if not line.startswith("data:") or not any(name in line[:64] for name in _TELLING_EVENTS):
         return {}
     try:
-        event = json.loads(line[5:])
+        event = _loads(line[5:].encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return {}
     return event if isinstance(event, dict) else {}

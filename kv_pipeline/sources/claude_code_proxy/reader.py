@@ -16,9 +16,10 @@ from kv_pipeline.errors import InputError, Skip
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources.claude_code_proxy.answer import Answer, parse_answer
-from kv_pipeline.sources.claude_code_proxy.body import Body, parse_body
 from kv_pipeline.sources.claude_code_proxy.database import RequestRow, read_rows
+from kv_pipeline.sources.claude_code_proxy.repetition import ParsedBody, RepetitionParser
 from kv_pipeline.sources.interning import Interned, Row, SegmentInterner
+from kv_pipeline.sources.prefetch import prefetched
 from kv_pipeline.sources.times import parse_utc
 
 MESSAGES_ENDPOINT: Final = "/v1/messages"
@@ -58,6 +59,7 @@ class DatabaseReader:
         self._salt = salt
         self._emit_segments = emit_segments
         self._interner = SegmentInterner(salt, keep_billing_header, self._emit)
+        self._bodies = RepetitionParser(database_id)
         self._skips: list[Skip] = []
 
     def read(self, path: Path) -> DatabaseContent:
@@ -67,7 +69,7 @@ class DatabaseReader:
         """
         rows: list[Row] = []
         try:
-            for row in read_rows(path, self._database_id):
+            for row in prefetched(read_rows(path, self._database_id)):
                 self._append(rows, row)
         except InputError as error:
             self._skips.append(Skip.of(error))
@@ -88,10 +90,10 @@ class DatabaseReader:
         endpoint = _text(row.endpoint) or MESSAGES_ENDPOINT
         if endpoint.partition("?")[0].rstrip("/") != MESSAGES_ENDPOINT:
             raise self._error("other_endpoint", row, "the request is not for /v1/messages")
-        body = parse_body(row.body, self._database_id, row.row_id)
+        body = self._bodies.parse(row.body, row.row_id)
         requested_at = self._time(row)
         parts = self._segments(row, body)
-        model = body.model or _text(row.model) or "unknown"
+        model = body.rest.model or _text(row.model) or "unknown"
         return self._row(row, endpoint, model, body, requested_at, parts, self._answer(row))
 
     def _row(
@@ -99,7 +101,7 @@ class DatabaseReader:
         row: RequestRow,
         endpoint: str,
         model: str,
-        body: Body,
+        body: ParsedBody,
         requested_at: datetime,
         parts: _Parts,
         answer: Answer,
@@ -108,7 +110,7 @@ class DatabaseReader:
         request_id = _text(row.id) or f"row-{row.row_id}"
         content_id = self._interner.content_id(model, parts.indexes)
         values = (
-            (endpoint, model, _text(row.routed_model), body.is_streaming, answer.status_code, answer.outcome)
+            (endpoint, model, _text(row.routed_model), body.rest.is_streaming, answer.status_code, answer.outcome)
             + (answer.message_id, answer.stop_reason, list(answer.output_types))
             + (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
             + (usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
@@ -132,14 +134,16 @@ class DatabaseReader:
             + (salted_u64(self._salt, repr(digest_of).encode()),)
         )
 
-    def _segments(self, row: RequestRow, body: Body) -> _Parts:
+    def _segments(self, row: RequestRow, body: ParsedBody) -> _Parts:
+        rest = body.rest
         try:
-            tools = None if body.tools is None else self._interner.intern(SegmentKind.TOOLS, body.tools)
-            system = None if body.system is None else self._interner.intern(SegmentKind.SYSTEM, body.system)
-            messages = [self._interner.intern(SegmentKind.MESSAGE, raw) for raw in body.messages]
+            tools = None if rest.tools is None else self._interner.intern(SegmentKind.TOOLS, rest.tools)
+            system = None if rest.system is None else self._interner.intern(SegmentKind.SYSTEM, rest.system)
+            messages = body.shared + [self._interner.intern(SegmentKind.MESSAGE, raw) for raw in rest.messages]
         except (ValueError, RecursionError) as error:
             raise self._error("body_not_json", row, "a part of the body is not JSON or nested too deeply") from error
-        return _Parts.of(tools, system, messages, body.automatic_cache_ttl)
+        self._bodies.remember(row.body or b"", body, messages)
+        return _Parts.of(tools, system, messages, rest.automatic_cache_ttl)
 
     def _answer(self, row: RequestRow) -> Answer:
         """The answer; an unreadable one is listed and the request kept as unanswered."""

@@ -1,0 +1,151 @@
+"""Bodies that repeat an earlier one: only what is new in them is parsed.
+
+A turn's body is the body of the turn before with a few messages added, so most of it is the same bytes. The parser
+remembers where each message of recent bodies ended. A body that shares its first bytes with one of them shares all
+messages that end there, since what JSON means up to a byte depends on nothing after it; those messages are cut out and
+the short rest is parsed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from kv_pipeline.sources.claude_code_proxy.body import Body, parse_body
+from kv_pipeline.sources.interning import Interned
+
+RECENT_BODIES: Final = 8
+"""Bodies remembered: about as many as conversations and sub-agents that run at a time."""
+_MIN_BYTES: Final = 8192
+_CHANGED_AT_END: Final = 3
+"""Messages at the end of a body that the next turn sends otherwise: their breakpoints moved on."""
+_HEAD_BYTES: Final = 1024
+_MESSAGES_KEY: Final = b'"messages"'
+_COMMA, _BRACKET = ord(","), ord("]")
+
+
+class ParsedBody(NamedTuple):
+    """A body whose first messages may be known already.
+
+    Attributes:
+        shared: The messages known from an earlier body.
+        rest: The body without them.
+        first: Offset of the first message.
+        ends: Offset behind each message, shared ones included; None if they can't be told from the bytes.
+    """
+
+    shared: list[Interned]
+    rest: Body
+    first: int
+    ends: list[int] | None
+
+
+class _Known(NamedTuple):
+    """A remembered body with its messages and where they are."""
+
+    raw: bytes
+    first: int
+    ends: list[int]
+    messages: list[Interned]
+
+    def n_shared(self, raw: bytes) -> int:
+        """Number of first messages that another body repeats byte for byte."""
+        n_bytes = shared_prefix_bytes(self.raw, raw)
+        n_messages = bisect_right(self.ends, n_bytes)
+        # A number could go on in the other body; anything else ends where it ends.
+        if n_messages and raw[self.ends[n_messages - 1]] not in (_COMMA, _BRACKET):
+            n_messages -= 1
+        return n_messages
+
+
+class RepetitionParser:
+    """Parses the bodies of one database in the order they were recorded.
+
+    Args:
+        database_id: Name of the database, for errors.
+    """
+
+    def __init__(self, database_id: str) -> None:
+        self._database_id = database_id
+        self._recent: deque[_Known] = deque(maxlen=RECENT_BODIES)
+
+    def parse(self, raw: bytes | None, row_id: int) -> ParsedBody:
+        """Split a body into messages known already and the rest.
+
+        Raises:
+            InputError: As `parse_body`.
+        """
+        if raw is not None:
+            n_shared, known = self._most_shared(raw)
+            parsed = self._parse_rest(raw, known, n_shared, row_id) if known is not None else None
+            if parsed is not None:
+                return parsed
+        body = parse_body(raw, self._database_id, row_id)
+        first = (raw or b"").find(_MESSAGES_KEY + b":[") + len(_MESSAGES_KEY) + 2
+        return ParsedBody([], body, first, _ends(raw or b"", first, body.messages))
+
+    def remember(self, raw: bytes, parsed: ParsedBody, messages: list[Interned]) -> None:
+        """Remember a body, all of whose messages are now interned, in place of the one it continues."""
+        if parsed.ends is None or len(raw) < _MIN_BYTES:
+            return
+        continued = next((k for k in self._recent if parsed.shared and k.messages[-1:] == parsed.shared[-1:]), None)
+        if continued is not None:
+            self._recent.remove(continued)
+        self._recent.appendleft(_Known(raw, parsed.first, parsed.ends, messages))
+
+    def _most_shared(self, raw: bytes) -> tuple[int, _Known | None]:
+        """The remembered body that shares the most messages; one that is continued ends the search."""
+        best: tuple[int, _Known | None] = (0, None)
+        for known in self._recent:
+            if raw.startswith(known.raw[:_HEAD_BYTES]):
+                n_shared = known.n_shared(raw)
+                if n_shared > best[0]:
+                    best = n_shared, known
+                if n_shared >= len(known.ends) - _CHANGED_AT_END:
+                    break
+        return best
+
+    def _parse_rest(self, raw: bytes, known: _Known, n_shared: int, row_id: int) -> ParsedBody | None:
+        """Parse what is left without the shared messages; None if the bytes don't look as expected."""
+        cut = known.ends[n_shared - 1]
+        has_more = raw[cut] == _COMMA
+        rest = parse_body(raw[: known.first] + raw[cut + has_more :], self._database_id, row_id)
+        if has_more != bool(rest.messages):
+            return None
+        added = _ends(raw, cut + 1, rest.messages) if has_more else _end_of_array(raw, cut)
+        if added is None:
+            return None
+        return ParsedBody(known.messages[:n_shared], rest, known.first, known.ends[:n_shared] + added)
+
+
+def shared_prefix_bytes(left: bytes, right: bytes) -> int:
+    """Length of the common prefix of two byte strings."""
+    n_words = min(len(left), len(right)) // 8
+    differs = np.frombuffer(left, np.uint64, n_words) != np.frombuffer(right, np.uint64, n_words)
+    first = int(differs.argmax()) if n_words else 0
+    n_equal = 8 * (first if n_words and differs[first] else n_words)
+    tails = zip(left[n_equal : n_equal + 8], right[n_equal : n_equal + 8], strict=False)
+    return n_equal + next(
+        (index for index, (a, b) in enumerate(tails) if a != b), min(len(left), len(right), n_equal + 8) - n_equal
+    )
+
+
+def _ends(raw: bytes, start: int, messages: list[bytes]) -> list[int] | None:
+    """Offsets behind messages that stand one after the other from `start` to the end of their array, or None."""
+    ends = []
+    for message in messages:
+        end = start + len(message)
+        if raw[start:end] != message or raw[end : end + 1] not in (b",", b"]"):
+            return None
+        ends.append(end)
+        start = end + 1
+    return None if not ends or _end_of_array(raw, ends[-1]) is None else ends
+
+
+def _end_of_array(raw: bytes, offset: int) -> list[int] | None:
+    """Nothing more, if the messages end here; None if they don't, or if a second key of that name may follow."""
+    is_end = raw[offset] == _BRACKET and raw.find(_MESSAGES_KEY, offset) < 0
+    return [] if is_end else None
