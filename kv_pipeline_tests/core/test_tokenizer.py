@@ -36,16 +36,20 @@ def test_pattern_is_tiktokens():
     assert oracle.encoding()._pat_str == tokenizer.CL100K_PATTERN
 
 
+def forget_tokenizers():
+    for function in vars(tokenizer).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
 @pytest.fixture
 def damaged(tmp_path, monkeypatch):
-    """A place for another vocabulary, with no tokenizer cached."""
+    """A place for another vocabulary, with no tokenizer loaded."""
     path = tmp_path / "cl100k_base.tiktoken"
     monkeypatch.setattr(tokenizer, "VOCABULARY_PATH", path)
-    for make in (tokenizer.encoder, tokenizer.reference_encoder):
-        make.cache_clear()
+    forget_tokenizers()
     yield path
-    for make in (tokenizer.encoder, tokenizer.reference_encoder):
-        make.cache_clear()
+    forget_tokenizers()
 
 
 @pytest.mark.parametrize("make", [tokenizer.encoder, tokenizer.reference_encoder])
@@ -61,3 +65,16 @@ def test_one_changed_byte_is_noticed(damaged, make):
 def test_a_missing_vocabulary_is_named(damaged, make):
     with pytest.raises(VocabularyError, match=r"cl100k_base\.tiktoken can't be read"):
         make()
+
+
+@pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "asked for"])
+def test_an_engine_that_fails_to_load_says_so(damaged, monkeypatch, preload):
+    def failing(path, pretokenizer):
+        raise RuntimeError("no such pretokenizer")
+
+    damaged.write_bytes(oracle.VOCABULARY.read_bytes())
+    monkeypatch.setattr("gigatoken.Tokenizer.from_tiktoken", failing)
+    if preload:
+        tokenizer.preload_encoder()
+    with pytest.raises(RuntimeError, match="no such pretokenizer"):
+        tokenizer.encoder()
