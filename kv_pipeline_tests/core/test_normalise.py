@@ -101,6 +101,8 @@ def test_markers(kind, value, markers):
         ([{"type": "tool_result"}, {"type": "text"}, {"type": "text"}], ("text", "tool_result"), 3),
         ([], (), 0),
         ([7, {"type": 7}, {}], (), 3),
+        ([{"type": []}, {"type": {}}, {"type": None}], (), 3),
+        ([{"type": "\ud800"}], ("?",), 1),
         (None, (), 1),
         ({"type": "text"}, (), 1),
     ],
@@ -113,6 +115,10 @@ def test_content_types(content, types, n_blocks):
 @pytest.mark.parametrize("message", [{"role": 7}, {}, [], "text", 3])
 def test_odd_messages_have_no_role(message):
     assert normalised("message", message).role is None
+
+
+def test_a_role_can_be_stored():
+    assert normalised("message", {"role": "\ud800"}).role == "?"
 
 
 def test_other_segments_have_no_content_types():
