@@ -160,7 +160,8 @@ def bring_up_to_date(store: Store, inbox: Path) -> dict[str, list[str]]:
     users = plan.stale_users(store, landing)
     for user in users:
         index.index_user(store, user, plan.transcripts_of(landing, user))
-    plan.remove_conversations(store, plan.obsolete_conversations(store))
+    if obsolete := plan.obsolete_conversations(store):
+        plan.remove_conversations(store, obsolete)
     changed = plan.stale_conversations(store)
     conversations.tokenize_conversations(store, changed)
     conversations.trace_conversations(store, changed)
