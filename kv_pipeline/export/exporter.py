@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,17 +79,26 @@ def export_traces(
     out.mkdir(parents=True, exist_ok=True)
     numbering = Numbering(options.block_size or store.settings.block_size, options.scope)
     files: list[Path] = []
+    taken: set[str] = set()
     n_requests, left_out = 0, Counter[str]()
     for key in keys:
         for piece in _pieces(store, key, numbering.block_size, options):
             if piece.requests.height < options.min_requests:
                 left_out["fewer requests than --min-requests"] += 1
                 continue
-            trace_id = f"trace_{len(files) + 1:04d}" if options.anonymize else key.replace("/", "_") + piece.suffix
+            wanted = f"trace_{len(files) + 1:04d}" if options.anonymize else key.replace("/", "_") + piece.suffix
+            trace_id = _unique(wanted, taken)
+            taken.add(trace_id)
             files.append(_write(store, out, trace_id, piece, numbering, options))
             n_requests += piece.requests.height
         progress(1)
     return ExportResult(files, n_requests, dict(left_out))
+
+
+def _unique(wanted: str, taken: set[str]) -> str:
+    """User a_b with session c and user a with session b_c would share a file."""
+    names = (wanted if number == 1 else f"{wanted}_{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
 
 
 class Numbering:
