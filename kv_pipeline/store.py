@@ -156,9 +156,8 @@ class Store:
         try:
             return pl.read_parquet(paths, schema=polars_schema(model), hive_partitioning=False, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(
-                f"Table {model.name} can't be read. Delete the damaged file and run again: it is rebuilt."
-            ) from error
+            damaged = next((path for path in paths if not _is_readable(path)), paths[0])
+            raise StoreError(f"{damaged} is damaged. Delete it and run again: it is rebuilt.") from error
 
     def partitions(self, table: str) -> list[str]:
         """Sorted partition keys that a table has files for."""
@@ -281,7 +280,15 @@ def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Itera
         pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer,
     ):
         writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow().cast(arrow_schema)))
+        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+    return True
 
 
 def _read_settings(root: Path) -> Settings | None:

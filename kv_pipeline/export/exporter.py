@@ -67,7 +67,7 @@ def export_traces(
         store: The store.
         out: Folder for the files; made if missing.
         options: What to write.
-        conversation_ids: Only these; all if None. Session ids alone are understood.
+        conversation_ids: Only these; all if None. Session ids, or how they begin, are understood.
         progress: Told of every conversation.
 
     Raises:
@@ -128,11 +128,18 @@ def _selected(store: Store, conversation_ids: Sequence[str] | None) -> list[str]
     known = store.partitions(TRACES.name)
     if conversation_ids is None:
         return known
-    by_session = {key.partition("/")[2]: key for key in known}
-    unknown = [name for name in conversation_ids if name not in known and name not in by_session]
-    if unknown:
-        raise UsageError(f"There is no conversation {unknown[0]!r}. `kv-pipeline list` shows those there are.")
-    return sorted({name if name in known else by_session[name] for name in conversation_ids})
+    return sorted({_named(known, name) for name in conversation_ids})
+
+
+def _named(known: list[str], name: str) -> str:
+    """The conversation that a full id, a session id or the unambiguous beginning of a session id names."""
+    if name in known:
+        return name
+    found = [key for key in known if key.partition("/")[2].startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    what = f"There is no conversation {name!r}" if not found else f"{len(found)} conversations begin with {name!r}"
+    raise UsageError(f"{what}. `kv-pipeline list` shows those there are.")
 
 
 def _pieces(store: Store, key: str, block_size: int, options: ExportOptions) -> Iterator[_Piece]:
