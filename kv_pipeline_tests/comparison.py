@@ -77,7 +77,7 @@ def _assert_hits(store: Store, key: str, found: list[oracle_traces.Turn], prompt
     report = store.read(VALIDATION_REPORT, [key]).sort("request_index")
     uses = [(t.billed.body["model"], t.billed.time.timestamp(), p.hashes) for t, p in zip(found, prompts, strict=True)]
     rows = report.filter((pl.col("scope") == "conversation") & (pl.col("lifetime") == "5m"))
-    assert rows["hit_blocks"].to_list() == oracle.hit_blocks(uses, 300)
+    assert rows["hit_blocks"].to_list() == oracle.hit_blocks(uses, 300, is_chained=True)
     reads = [turn.billed.usage["cache_read_input_tokens"] for turn in found]
     assert rows["billed_read_tokens"].to_list() == reads
 

@@ -17,7 +17,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,6 +49,10 @@ def encoding() -> tiktoken.Encoding:
 
 def encode(text: str) -> list[int]:
     return encoding().encode_ordinary(text)
+
+
+repeated_encode = lru_cache(maxsize=8)(encode)
+"""For sections that a hundred requests repeat; for real captures only a matter of patience."""
 
 
 # --- Requests to tokens -----------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ def whole_section_tokens(value: Any, salt: bytes) -> list[int]:
         return []
     payloads: list[tuple[str, str]] = []
     text = compact(cleaned(value, payloads))
-    return [token for payload in payloads for token in stand_ins(salt, *payload)] + encode(text)
+    return [token for payload in payloads for token in stand_ins(salt, *payload)] + repeated_encode(text)
 
 
 def messages_tokens(messages: list[Any], salt: bytes) -> list[int]:
@@ -208,13 +212,18 @@ def common_prefix(path: Sequence[int], other: Sequence[int]) -> int:
 # --- Cache ------------------------------------------------------------------------------------------------------------
 
 
-def hit_blocks(uses: Iterable[tuple[Hashable, float, list[int]]], lifetime_s: float) -> list[int]:
-    """Blocks model: uses are (cache, time, path) in order of time; a prefix is a set member as a whole tuple."""
-    caches: dict[Hashable, dict[tuple[int, ...], float]] = defaultdict(dict)
+def hit_blocks(
+    uses: Iterable[tuple[Hashable, float, list[int]]], lifetime_s: float, *, is_chained: bool = False
+) -> list[int]:
+    """Blocks model: uses are (cache, time, path) in order of time.
+
+    What a cache holds are whole prefixes; of a path of chained hashes, each stands for its whole prefix already.
+    """
+    caches: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
     hits = []
     for name, time_s, path in uses:
         held = caches[name]
-        prefixes = [tuple(path[: n + 1]) for n in range(len(path))]
+        prefixes = list(path) if is_chained else [tuple(path[: n + 1]) for n in range(len(path))]
         n_hit = 0
         while n_hit < len(prefixes) and prefixes[n_hit] in held and time_s - held[prefixes[n_hit]] <= lifetime_s:
             n_hit += 1
