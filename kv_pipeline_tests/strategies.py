@@ -83,6 +83,15 @@ systems = st.one_of(
     st.builds(lambda header, more: [{"type": "text", "text": header}, *more], headers, st.lists(blocks, max_size=2)),
     st.lists(blocks, max_size=2),
 )
+system_versions = st.one_of(
+    st.lists(systems, min_size=1, max_size=2),
+    st.builds(
+        lambda versions, more: [[{"type": "text", "text": header}, *more] for header in versions],
+        st.lists(headers, min_size=2, max_size=3),
+        st.lists(blocks, max_size=2),
+    ),
+)
+"""System prompts of one conversation: unrelated ones, or one under a changing billing header."""
 tools = st.one_of(st.none(), st.lists(json_values, max_size=2))
 
 
@@ -90,14 +99,14 @@ tools = st.one_of(st.none(), st.lists(json_values, max_size=2))
 def bodies(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Requests of one conversation: mostly growing, sometimes forked, rewritten or begun anew."""
     pool = draw(st.lists(messages, min_size=1, max_size=6))
-    sections = draw(st.lists(st.tuples(tools, systems), min_size=1, max_size=2))
+    some_tools, some_systems = draw(st.lists(tools, min_size=1, max_size=2)), draw(system_versions)
     requests: list[dict[str, Any]] = []
     for _ in range(draw(st.integers(1, 5))):
         before = draw(st.sampled_from(requests))["messages"] if requests else []
         kept = before[: draw(st.integers(0, len(before)))] if draw(st.booleans()) else before
         added = draw(st.lists(st.sampled_from(pool), max_size=3))
-        chosen_tools, system = draw(st.sampled_from(sections))
-        requests.append({"tools": chosen_tools, "system": system, "messages": [*kept, *added]})
+        sections = {"tools": draw(st.sampled_from(some_tools)), "system": draw(st.sampled_from(some_systems))}
+        requests.append({**sections, "messages": [*kept, *added]})
     return requests
 
 
