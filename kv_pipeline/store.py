@@ -64,12 +64,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def safe_name(text: str) -> str:
-    """A file name and partition key part for any text: one to one, no separators, no dots that climb, not too long."""
-    name = quote(text, safe="").replace("..", "%2E%2E")
-    name = "%2E" if name == "." else name
+    """A file name and partition key part for any text: one to one, no separators, no dots that climb, not too long.
+
+    Nor is it empty, or hidden by a dot in front: temporary files are.
+    """
+    name = quote(text, safe="", errors="surrogatepass").replace("..", "%2E%2E").replace("~", "%7E") or "%"
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
     if len(name) <= _MAX_NAME:
         return name
-    return f"{name[: _MAX_NAME - 33]}~{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{name[: _MAX_NAME - 33]}~{digest}"
 
 
 @dataclass(frozen=True)
