@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from kv_pipeline.errors import Skip, UsageError
-from kv_pipeline.store import safe_name
+from kv_pipeline.names import printable, safe_name
 
 PROJECTS: Final = "projects"
 DIRECT_USER: Final = "local"
@@ -72,7 +72,10 @@ def discover(inbox: Path) -> Landing:
     if not inbox.is_dir():
         raise UsageError(f"{inbox} is no folder. Name the folder that holds one folder per user with --inbox.")
     landing = Landing()
-    entries = sorted(inbox.iterdir())
+    try:
+        entries = sorted(inbox.iterdir())
+    except OSError as error:
+        raise UsageError(f"{inbox} can't be read: {error.strerror}. Check its permissions.") from error
     if (inbox / PROJECTS).is_dir():
         _add_user(landing, inbox, safe_name(inbox.resolve().name))
         return landing
@@ -80,10 +83,8 @@ def discover(inbox: Path) -> Landing:
         if entry.is_dir() and not entry.name.startswith("."):
             _add_user(landing, entry, safe_name(entry.name))
         elif entry.suffix == ".db":
-            remedy = "Move it into a folder named after its user."
-            landing.skips.append(
-                Skip(entry.name, None, "no_user_folder", "the database is in no user's folder", remedy)
-            )
+            found, remedy = "the database is in no user's folder", "Move it into a folder named after its user."
+            landing.skips.append(Skip(printable(entry.name), None, "no_user_folder", found, remedy))
     return landing
 
 
@@ -97,21 +98,23 @@ def direct(paths: Iterable[Path]) -> Landing:
     transcripts = []
     for path in paths:
         if path.is_dir():
-            transcripts += [(path.name, file) for file in _files(path, ".jsonl")]
+            transcripts += [(path.name, file) for file in _files(landing, path, ".jsonl")]
+        elif path.suffix == ".jsonl" and path.exists():
+            transcripts.append((path.parent.name, path))
         elif path.exists():
             _add_database(landing, DIRECT_USER, path, safe_name(path.stem))
         else:
             raise UsageError(f"{path} does not exist. Give databases (*.db) and folders of transcripts.")
-    _add_transcripts(landing, DIRECT_USER, [(f"{DIRECT_USER}/{name}/{file.name}", file) for name, file in transcripts])
+    _add_transcripts(landing, DIRECT_USER, transcripts)
     return landing
 
 
 def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
-    for path in _files(folder, ".db"):
+    for path in _files(landing, folder, ".db"):
         relative = path.relative_to(folder).with_suffix("")
         _add_database(landing, user_id, path, "/".join(map(safe_name, relative.parts)))
-    files = _files(folder / PROJECTS, ".jsonl")
-    _add_transcripts(landing, user_id, [(f"{user_id}/{file.relative_to(folder)}", file) for file in files])
+    files = _files(landing, folder / PROJECTS, ".jsonl")
+    _add_transcripts(landing, user_id, [(str(file.relative_to(folder).parent), file) for file in files])
 
 
 def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
@@ -120,26 +123,44 @@ def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None
         found, remedy = "another database has the same name", "Rename one of the two."
         landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
         return
-    companions = (path.with_name(path.name + suffix) for suffix in _SQLITE_COMPANIONS)
+    target = path.resolve()  # SQLite keeps the companions of a link beside what it links to
+    companions = (target.with_name(target.name + suffix) for suffix in _SQLITE_COMPANIONS)
     landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions))
 
 
 def _add_transcripts(landing: Landing, user_id: str, files: list[tuple[str, Path]]) -> None:
     if files:
         landing.transcripts[user_id] = UserTranscripts(
-            [TranscriptFile(source, path) for source, path in files],
+            [TranscriptFile(printable(f"{user_id}/{place}/{path.name}"), path) for place, path in files],
             _fingerprint(companion for _, path in files for companion in (path, path.with_suffix(".meta.json"))),
         )
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """Files below a folder in sorted order; links to folders are not followed, so nothing is read twice."""
-    return sorted(path for path in _walk(folder) if path.suffix == suffix)
+def _files(landing: Landing, folder: Path, suffix: str) -> list[Path]:
+    """Files below a folder in sorted order; a folder that can't be read is noted."""
+
+    def note(error: OSError) -> None:
+        source, found = printable(str(error.filename)), f"the folder can't be read: {error.strerror}"
+        landing.skips.append(Skip(source, None, "unreadable_folder", found, "Check its permissions."))
+
+    return sorted(path for path in _walk(folder, note) if path.suffix == suffix)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for directory, _, names in os.walk(folder):
-        yield from (Path(directory, name) for name in names)
+def _walk(folder: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
+    """All files. Links to folders are followed last and only to what was not met yet, so nothing is read twice."""
+    met = set[Path]()
+    ahead = [folder] if folder.is_dir() else []
+    while ahead:
+        links = list[Path]()
+        for directory, folders, names in os.walk(ahead.pop(0), onerror=note):
+            here, target = Path(directory), Path(directory).resolve()
+            if target in met:
+                folders.clear()
+                continue
+            met.add(target)
+            yield from (here / name for name in names)
+            links += [here / name for name in folders if (here / name).is_symlink()]
+        ahead += sorted(links)
 
 
 def _fingerprint(paths: Iterable[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from kv_pipeline.core.conversations import ConversationIndex, index_conversations
+from kv_pipeline.errors import Skip
 from kv_pipeline.landing import UserTranscripts
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
@@ -51,18 +52,30 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     fingerprint = user_fingerprint(store, user_id, transcripts)
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
     databases = user_databases(store, user_id)
+    requests = store.read(RAW_REQUESTS, databases)
     index = index_conversations(
         user_id,
-        store.read(RAW_REQUESTS, databases),
+        requests,
         store.read(MESSAGE_INDEX, databases),
         *transcript_frames(read),
     )
     for model, frame in zip(INDEX_MODELS, index, strict=True):
         store.write(model, user_id, frame)
-    skips = [skip for transcript in read for skip in transcript.skips]
+    skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
     return IndexedUser(index, sum(skip.is_left_out for skip in skips))
+
+
+def _copies(requests: pl.DataFrame) -> list[Skip]:
+    """Databases that repeat requests of the databases before them: copies, whole or in part."""
+    repeated = requests.filter(~pl.col("request_id").is_first_distinct(), ~pl.col("request_id").str.starts_with("row-"))
+    counts = repeated.group_by("database_id").agg(n=pl.len()).sort("database_id")
+    remedy = "They are counted once. Remove the copy."
+    return [
+        Skip(key, None, "copied_rows", f"{n} of its requests stand in another database too", remedy, is_left_out=False)
+        for key, n in counts.iter_rows()
+    ]
 
 
 def conversations(store: Store) -> pl.DataFrame:
