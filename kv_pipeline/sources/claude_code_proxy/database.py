@@ -76,10 +76,11 @@ def _check_header(path: Path, database_id: str) -> None:
 
 
 def _query(connection: sqlite3.Connection, database_id: str) -> str:
+    tables = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = 'requests'")
+    if tables.fetchone() is None:
+        raise InputError("no_requests_table", database_id, "there is no table `requests`", _ONLY_PROXIES)
     columns = connection.execute("PRAGMA table_info(requests)").fetchall()
     present = {_text(name).lower() for _, name, *_ in columns}
-    if not present:
-        raise InputError("no_requests_table", database_id, "there is no table `requests`", _ONLY_PROXIES)
     missing = [name for name in _REQUIRED_COLUMNS if name not in present]
     if missing:
         found = f"table `requests` lacks {', '.join(missing)}"
