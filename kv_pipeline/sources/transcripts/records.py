@@ -13,7 +13,7 @@ _ABSENT: Final = msgspec.Raw(b"null")
 AGENT_TOOLS: Final = ("Agent", "Task")
 """Tools that start a sub-agent: `Task` until client 2.0, `Agent` since."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
