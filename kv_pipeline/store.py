@@ -2,6 +2,7 @@
 
     store.json             format version and the settings that every table depends on
     salt                   secret of the store, mode 0600
+    session                exists while a process runs Dagster on the store, or after one was killed
     state/<asset>.json     fingerprint of the inputs that each partition was made from
     <table>/<partition>.parquet
 
@@ -38,6 +39,8 @@ from kv_pipeline.schemas.quick import surely_holds
 
 FORMAT_VERSION: Final = 1
 SALT_VARIABLE: Final = "KV_PIPELINE_SALT"
+SESSION_MARKER: Final = "session"
+"""File that exists while a process runs Dagster on the store."""
 _SALT_BYTES: Final = 32
 _ROW_GROUP_ROWS: Final = 65_536
 _held_writer_locks: set[Path] = set()
