@@ -42,7 +42,9 @@ def serve() -> None:
         with os.fdopen(reading, "rb") as counted:
             n_steps = len(counted.read())
         _, status = os.waitpid(child, 0)
-        print(json.dumps({"n_steps": n_steps, "is_killed": os.WIFSIGNALED(status), "status": status}), flush=True)
+        answer = {"n_steps": n_steps, "is_killed": os.WIFSIGNALED(status), "status": status}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 def _import_what_runs_import(folder: Path) -> None:

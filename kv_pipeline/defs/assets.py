@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations` here: Dagster reads the context annotation as a type.
 
+from collections import Counter
+
 import dagster as dg
 import pandera.polars as pa
 import polars as pl
@@ -124,8 +126,9 @@ def conversation_index(context: dg.AssetExecutionContext, pipeline: PipelineReso
     with store.writing():
         users = plan.stale_users(store, landing)
         advance = progress.counter("conversation_index", len(users))
+        notices = Counter(skip.reason for skip in landing.skips)
         for user in users:
-            index_user(store, user, plan.transcripts_of(landing, user))
+            notices.update(skip.reason for skip in index_user(store, user, plan.transcripts_of(landing, user)).skips)
             advance(1)
         changed = _register_conversations(context.instance, store)
     known = conversations(store)
@@ -135,6 +138,7 @@ def conversation_index(context: dg.AssetExecutionContext, pipeline: PipelineReso
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "n_changed": len(changed),
+            "skipped_by_reason": dict(sorted(notices.items())),
             **({"range_start": changed[0], "range_end": changed[-1]} if changed else {}),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],

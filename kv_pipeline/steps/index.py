@@ -26,7 +26,7 @@ class IndexedUser(NamedTuple):
     """What indexing a user gave."""
 
     tables: ConversationIndex
-    n_skipped: int
+    skips: list[Skip]
 
 
 def transcripts_partition(user_id: str) -> str:
@@ -64,7 +64,7 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
-    return IndexedUser(index, sum(skip.is_left_out for skip in skips))
+    return IndexedUser(index, skips)
 
 
 def _copies(requests: pl.DataFrame) -> list[Skip]:

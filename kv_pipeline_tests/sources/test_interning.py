@@ -85,7 +85,9 @@ def test_the_billing_headers_changing_values_have_an_id_even_when_malformed():
     assert len({one.billing_header_id for one in found} - {None}) == 3
 
 
-@pytest.mark.parametrize(("content", "error"), [(b"{", ValueError), (b"\xff", ValueError), (b"[" * 99_999, RecursionError)])
+@pytest.mark.parametrize(
+    ("content", "error"), [(b"{", ValueError), (b"\xff", ValueError), (b"[" * 99_999, RecursionError)]
+)
 def test_what_is_not_json_is_refused_and_leaves_no_number_behind(content, error):
     interner, _ = make_interner()
     with pytest.raises(error):

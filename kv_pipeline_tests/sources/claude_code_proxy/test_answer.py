@@ -8,10 +8,17 @@ import pytest
 from kv_pipeline.sources.claude_code_proxy.answer import Answer, Usage, parse_answer
 from kv_pipeline_tests.sources.factories import make_response
 
-START = {"type": "message_start", "message": {"id": "msg_1", "usage": {"input_tokens": 5, "cache_read_input_tokens": 7}}}
+START = {
+    "type": "message_start",
+    "message": {"id": "msg_1", "usage": {"input_tokens": 5, "cache_read_input_tokens": 7}},
+}
 TEXT = {"type": "content_block_start", "content_block": {"type": "text"}}
 TOOL = {"type": "content_block_start", "content_block": {"type": "tool_use"}}
-END = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9, "input_tokens": None}}
+END = {
+    "type": "message_delta",
+    "delta": {"stop_reason": "tool_use"},
+    "usage": {"output_tokens": 9, "input_tokens": None},
+}
 
 
 def answer(**response) -> Answer:
@@ -25,7 +32,12 @@ def streamed(*events, **response) -> Answer:
 
 def test_a_plain_answer():
     found = parse_answer(make_response().encode())
-    assert (found.outcome, found.message_id, found.stop_reason, found.output_types) == ("ok", "msg_1", "end_turn", ("text",))
+    assert (found.outcome, found.message_id, found.stop_reason, found.output_types) == (
+        "ok",
+        "msg_1",
+        "end_turn",
+        ("text",),
+    )
     assert found.usage == Usage(10, 2, 0, 0, 0)
     assert found.api_time_s == 1.5
 
@@ -44,7 +56,9 @@ def test_a_streamed_answer_is_what_its_events_say_not_its_stored_body():
         pytest.param((START, TEXT, 'data: {"type":"message_del'), "aborted", id="half-written end"),
         pytest.param((START, {"type": "message_stop"}), "ok", id="only the stop"),
         pytest.param((TEXT, END), "ok", id="no start"),
-        pytest.param(("event: ping", "", "data: [1]", "data: null", "data: " + "[" * 9999), "error", id="nothing usable"),
+        pytest.param(
+            ("event: ping", "", "data: [1]", "data: null", "data: " + "[" * 9999), "error", id="nothing usable"
+        ),
         pytest.param(({"type": "error", "error": {}},), "error", id="error event"),
     ],
 )

@@ -16,7 +16,9 @@ def parse(raw: bytes | None) -> Body:
 
 def test_parts_stay_raw_json():
     body = parse(b'{"model":"m","tools":[{"name": "t"}],"system":"s","messages":[{"b":1, "a":2}],"stream":true}')
-    assert body == Body("m", b'[{"name": "t"}]', b'"s"', [b'{"b":1, "a":2}'], is_streaming=True, automatic_cache_ttl=None)
+    assert body == Body(
+        "m", b'[{"name": "t"}]', b'"s"', [b'{"b":1, "a":2}'], is_streaming=True, automatic_cache_ttl=None
+    )
 
 
 @pytest.mark.parametrize("key", ["tools", "system"])
@@ -75,7 +77,9 @@ def test_what_only_the_lenient_parser_takes_is_taken(message):
 
 
 def test_of_a_repeated_key_the_last_counts_in_both_parsers():
-    strict, lenient = (b'{"messages":[1],"model":"a","messages":[2],"model":"b"%s}' % more for more in (b"", b',"x":NaN'))
+    strict, lenient = (
+        b'{"messages":[1],"model":"a","messages":[2],"model":"b"%s}' % more for more in (b"", b',"x":NaN')
+    )
     assert parse(strict) == parse(lenient)
     assert parse(strict).model == "b"
 

@@ -156,7 +156,9 @@ def test_damage_inside_one_row_loses_that_row_only(tmp_path):
     with closing(sqlite3.connect(path)) as database:
         page_size = database.execute("PRAGMA page_size").fetchone()[0]
     content = bytearray(path.read_bytes())
-    pages = [n for n in range(len(content) // page_size) if b"x" * (page_size - 4) in content[n * page_size :][:page_size]]
+    pages = [
+        n for n in range(len(content) // page_size) if b"x" * (page_size - 4) in content[n * page_size :][:page_size]
+    ]
     middle = pages[len(pages) // 2] * page_size
     content[middle : middle + 4] = b"\xff\xff\xff\xff"  # the chain of a long value's pages leads nowhere
     path.write_bytes(content)

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources.claude_code_proxy.reader import DatabaseContent, DatabaseReader
 from kv_pipeline.store import check
-from kv_pipeline_tests.sources.factories import LOOSE_SCHEMA, MESSAGE, SALT, make_body, make_database, make_response, make_row, make_rows
+from kv_pipeline_tests.sources.factories import (
+    LOOSE_SCHEMA,
+    MESSAGE,
+    SALT,
+    make_body,
+    make_database,
+    make_response,
+    make_row,
+    make_rows,
+)
 
 
 def read(path: Path) -> tuple[DatabaseContent, pl.DataFrame]:
@@ -71,7 +80,9 @@ def test_a_row_that_can_not_be_used_is_left_out_with_its_reason_and_the_others_s
     content, _ = read_rows_of(tmp_path, make_row(), make_row(id="bad", **changes), make_row(id="r3"))
     assert content.requests["request_id"].to_list() == ["r1", "r3"]
     assert left_out(content) == [(2, reason)]
-    assert all((skip.source, bool(skip.found), bool(skip.remedy)) == ("ada/requests", True, True) for skip in content.skips)
+    assert all(
+        (skip.source, bool(skip.found), bool(skip.remedy)) == ("ada/requests", True, True) for skip in content.skips
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,12 +176,16 @@ def test_times(tmp_path, times, expected):
 @pytest.mark.parametrize("request_id", [None, "", 5, b"\xff\xfe"], ids=["null", "empty", "integer", "bytes"])
 def test_odd_ids(tmp_path, request_id):
     content, _ = read_rows_of(tmp_path, make_row(id=request_id))
-    assert content.requests["request_id"].to_list() == [{None: "row-1", "": "row-1", 5: "5"}.get(request_id, "\ufffd\ufffd")]
+    assert content.requests["request_id"].to_list() == [
+        {None: "row-1", "": "row-1", 5: "5"}.get(request_id, "\ufffd\ufffd")
+    ]
 
 
 def test_blobs_read_like_text(tmp_path):
     text = make_row()
-    blob = {name: value.encode() if name in {"body", "response", "timestamp"} else value for name, value in text.items()}
+    blob = {
+        name: value.encode() if name in {"body", "response", "timestamp"} else value for name, value in text.items()
+    }
     first, _ = read_rows_of(tmp_path, text)
     second, _ = read_rows_of(tmp_path, blob)
     assert second.requests.equals(first.requests)
@@ -186,15 +201,21 @@ def test_reading_twice_gives_the_same(tmp_path):
 # Anything in any cell ------------------------------------------------------------------------------------------------
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
-JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-                    max_leaves=8)  # fmt: skip
-KEYS = st.sampled_from(["role", "content", "type", "text", "cache_control", "ttl", "source", "data", "media_type", "id"])
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    ["role", "content", "type", "text", "cache_control", "ttl", "source", "data", "media_type", "id"]
+)
 BLOCKS = st.dictionaries(KEYS, JSON | st.sampled_from(["base64", "1h", "image/png", "image"]), max_size=5)
 BODIES = st.fixed_dictionaries(
     {},
     optional={
         "model": JSON,
-        "messages": st.lists(st.dictionaries(KEYS, st.lists(BLOCKS, max_size=2) | JSON, max_size=3) | JSON, max_size=3) | JSON,
+        "messages": st.lists(st.dictionaries(KEYS, st.lists(BLOCKS, max_size=2) | JSON, max_size=3) | JSON, max_size=3)
+        | JSON,
         "tools": st.lists(BLOCKS, max_size=2) | JSON,
         "system": st.lists(BLOCKS, max_size=2) | st.just("x-anthropic-billing-header: cch=\ud800;") | JSON,
         "stream": JSON,
@@ -220,8 +241,9 @@ RESPONSES = st.fixed_dictionaries(
         "statusCode": JSON,
         "headers": st.dictionaries(st.sampled_from(["Server-Timing", "x-envoy-upstream-service-time"]),
                                    st.lists(st.text("dur=0123456789.", max_size=9)) | JSON) | JSON,
-        "body": st.fixed_dictionaries({}, optional={"id": JSON, "content": st.lists(BLOCKS) | JSON, "usage": USAGE | JSON,
-                                                    "stop_reason": JSON}) | JSON,
+        "body": st.fixed_dictionaries(
+            {}, optional={"id": JSON, "content": st.lists(BLOCKS) | JSON, "usage": USAGE | JSON, "stop_reason": JSON}
+        ) | JSON,
         "streamingChunks": st.lists(EVENTS.map(lambda event: "data: " + json.dumps(event)) | JSON, max_size=4) | JSON,
         "responseTime": JSON,
         "completedAt": st.sampled_from(["2025-01-01T00:00:00+05:00", "0001-01-01T00:00:00+05:00"]) | JSON,
@@ -234,7 +256,11 @@ def cut(value: Any) -> st.SearchStrategy[Any]:
     return st.integers(0, len(text)).map(lambda end: text[:end]) | st.just(text)
 
 
-CELLS = st.binary(max_size=40) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.integers(-(2**63), 2**63 - 1)
+CELLS = (
+    st.binary(max_size=40)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.integers(-(2**63), 2**63 - 1)
+)
 CELLS = CELLS | st.floats(allow_nan=False) | st.none()
 ROWS = st.fixed_dictionaries(
     {
@@ -249,7 +275,9 @@ ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(rows=st.lists(ROWS, max_size=4))
 def test_whatever_the_cells_hold_every_row_is_a_request_or_left_out(tmp_path, rows):
     path = tmp_path / "requests.db"

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from kv_pipeline.sources.transcripts.frames import transcript_frames
-from kv_pipeline.sources.transcripts.reader import AgentCall, AgentFile, AgentOutcome, AnswerRecord, Compaction, Transcript
+from kv_pipeline.sources.transcripts.reader import (
+    AgentCall,
+    AgentFile,
+    AgentOutcome,
+    AnswerRecord,
+    Compaction,
+    Transcript,
+)
 from kv_pipeline.sources.transcripts.records import AgentMeta, AgentResult
 
 

@@ -129,13 +129,20 @@ def test_the_clients_own_words_are_no_answers(tmp_path):
 
 
 def test_a_compaction_counts_once_however_often_it_is_copied(tmp_path):
-    boundary = make_record("system", subtype="compact_boundary", compactMetadata={"trigger": "auto", "preTokens": 2**63})
+    boundary = make_record(
+        "system", subtype="compact_boundary", compactMetadata={"trigger": "auto", "preTokens": 2**63}
+    )
     other = boundary | {"timestamp": "2025-01-01T01:00:00.000Z", "uuid": "u9"}
     found = read(tmp_path, boundary, boundary, boundary | {"uuid": "copy"}, other)
-    assert [(each.line, each.trigger, each.pre_tokens) for each in found.compactions] == [(1, "auto", None), (4, "auto", None)]
+    assert [(each.line, each.trigger, each.pre_tokens) for each in found.compactions] == [
+        (1, "auto", None),
+        (4, "auto", None),
+    ]
 
 
-@pytest.mark.parametrize("meta", [b"", b"{", b"[]", b"\xff", b"[" * 99_999], ids=["empty", "cut", "list", "bytes", "deep"])
+@pytest.mark.parametrize(
+    "meta", [b"", b"{", b"[]", b"\xff", b"[" * 99_999], ids=["empty", "cut", "list", "bytes", "deep"]
+)
 def test_a_broken_meta_file_is_noticed_and_the_agent_stays(tmp_path, meta):
     (tmp_path / "agent-1.meta.json").write_bytes(meta)
     found = read(tmp_path, answer("m1"), name="agent-1.jsonl")
@@ -146,7 +153,15 @@ def test_a_broken_meta_file_is_noticed_and_the_agent_stays(tmp_path, meta):
 # Mutated lines of the example ----------------------------------------------------------------------------------------
 
 LINES = [line for path in EXAMPLES for line in path.read_bytes().splitlines(keepends=True)]
-VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just([])
+    | st.just({})
+)
 
 
 def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -178,7 +193,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     return draw(st.binary(max_size=60)) if kind == "any" else line
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(lines=st.lists(mutated(), max_size=6), name=st.sampled_from(["s1.jsonl", "agent-1.jsonl"]))
 def test_whatever_the_lines_hold_nothing_raises_and_tables_take_it(tmp_path, lines, name):
     found = read(tmp_path, *lines, name=name)

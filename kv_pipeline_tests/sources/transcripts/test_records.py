@@ -17,8 +17,10 @@ from kv_pipeline.sources.transcripts.records import (
 from kv_pipeline_tests.sources.factories import make_record
 
 ODD: list[Any] = [None, True, 5, 2**63, 2**70, -1, 1.5, "x", [], ["x"], {}, {"a": 1}]
-FIELDS = ["subtype", "sessionId", "agentId", "isSidechain", "isApiErrorMessage", "timestamp", "uuid", "parentUuid", "compactMetadata",
-          "toolUseResult", "unknown"]  # fmt: skip
+FIELDS = [
+    "subtype", "sessionId", "agentId", "isSidechain", "isApiErrorMessage", "timestamp", "uuid", "parentUuid",
+    "compactMetadata", "toolUseResult", "unknown",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
