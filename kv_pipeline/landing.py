@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from kv_pipeline.errors import Skip, UsageError
-from kv_pipeline.store import safe_name
+from kv_pipeline.names import printable, safe_name
 
 PROJECTS: Final = "projects"
 DIRECT_USER: Final = "local"
@@ -72,7 +72,10 @@ def discover(inbox: Path) -> Landing:
     if not inbox.is_dir():
         raise UsageError(f"{inbox} is no folder. Name the folder that holds one folder per user with --inbox.")
     landing = Landing()
-    entries = sorted(inbox.iterdir())
+    try:
+        entries = sorted(inbox.iterdir())
+    except OSError as error:
+        raise UsageError(f"{inbox} can't be read: {error.strerror}. Check its permissions.") from error
     if (inbox / PROJECTS).is_dir():
         _add_user(landing, inbox, safe_name(inbox.resolve().name))
         return landing
@@ -80,10 +83,8 @@ def discover(inbox: Path) -> Landing:
         if entry.is_dir() and not entry.name.startswith("."):
             _add_user(landing, entry, safe_name(entry.name))
         elif entry.suffix == ".db":
-            remedy = "Move it into a folder named after its user."
-            landing.skips.append(
-                Skip(entry.name, None, "no_user_folder", "the database is in no user's folder", remedy)
-            )
+            found, remedy = "the database is in no user's folder", "Move it into a folder named after its user."
+            landing.skips.append(Skip(printable(entry.name), None, "no_user_folder", found, remedy))
     return landing
 
 
@@ -97,21 +98,23 @@ def direct(paths: Iterable[Path]) -> Landing:
     transcripts = []
     for path in paths:
         if path.is_dir():
-            transcripts += [(path.name, file) for file in _files(path, ".jsonl")]
+            transcripts += [(path.name, file) for file in _files(landing, path, ".jsonl")]
+        elif path.suffix == ".jsonl" and path.exists():
+            transcripts.append((path.parent.name, path))
         elif path.exists():
             _add_database(landing, DIRECT_USER, path, safe_name(path.stem))
         else:
             raise UsageError(f"{path} does not exist. Give databases (*.db) and folders of transcripts.")
-    _add_transcripts(landing, DIRECT_USER, [(f"{DIRECT_USER}/{name}/{file.name}", file) for name, file in transcripts])
+    _add_transcripts(landing, DIRECT_USER, transcripts)
     return landing
 
 
 def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
-    for path in _files(folder, ".db"):
+    for path in _files(landing, folder, ".db"):
         relative = path.relative_to(folder).with_suffix("")
         _add_database(landing, user_id, path, "/".join(map(safe_name, relative.parts)))
-    files = _files(folder / PROJECTS, ".jsonl")
-    _add_transcripts(landing, user_id, [(f"{user_id}/{file.relative_to(folder)}", file) for file in files])
+    files = _files(landing, folder / PROJECTS, ".jsonl")
+    _add_transcripts(landing, user_id, [(str(file.relative_to(folder).parent), file) for file in files])
 
 
 def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
@@ -122,7 +125,8 @@ def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None
         found, remedy = "another database has the same name", "Rename one of the two."
         landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
         return
-    companions = (path.with_name(path.name + suffix) for suffix in _SQLITE_COMPANIONS)
+    target = path.resolve()  # SQLite keeps the companions of a link beside what it links to
+    companions = (target.with_name(target.name + suffix) for suffix in _SQLITE_COMPANIONS)
     landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions))
 
 
@@ -130,7 +134,7 @@ def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path
     files = [(source, path) for source, path in found if _is_unicode(landing, path)]
     if files:
         landing.transcripts[user_id] = UserTranscripts(
-            [TranscriptFile(source, path) for source, path in files],
+            [TranscriptFile(printable(f"{user_id}/{place}/{path.name}"), path) for place, path in files],
             _fingerprint(companion for _, path in files for companion in (path, path.with_suffix(".meta.json"))),
         )
 
@@ -147,14 +151,19 @@ def _is_unicode(landing: Landing, path: Path) -> bool:
     return True
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """Files below a folder in sorted order; links to folders are not followed, so nothing is read twice."""
-    return sorted(path for path in _walk(folder) if path.suffix == suffix)
+def _files(landing: Landing, folder: Path, suffix: str) -> list[Path]:
+    """Files below a folder in sorted order; one that can't be read is noted.
 
+    Links to folders are not followed, except `folder` itself, so nothing is read twice and no circle can form.
+    """
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for directory, _, names in os.walk(folder):
-        yield from (Path(directory, name) for name in names)
+    def note(error: OSError) -> None:
+        if folder.exists():
+            source, found = printable(str(error.filename)), f"the folder can't be read: {error.strerror}"
+            landing.skips.append(Skip(source, None, "unreadable_folder", found, "Check its permissions."))
+
+    files = (Path(directory, name) for directory, _, names in os.walk(folder, onerror=note) for name in names)
+    return sorted(path for path in files if path.suffix == suffix)
 
 
 def _fingerprint(paths: Iterable[Path]) -> str:

@@ -17,7 +17,7 @@ from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.index import transcripts_partition
-from kv_pipeline.store import Store
+from kv_pipeline.store import SESSION_MARKER, Store
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ def bring_up_to_date(store: Store, inputs: Inputs, on_wait: Callable[[], None] |
     with store.writing(on_wait):
         store.sweep()
         landing = inputs.landing()
-        if _is_stale(store, landing):
+        if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
             _materialize(store, inputs, landing, outcome)
     outcome.skipped = _skipped(store, landing)
     return outcome

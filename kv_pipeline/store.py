@@ -2,6 +2,7 @@
 
     store.json             format version and the settings that every table depends on
     salt                   secret of the store, mode 0600
+    session                exists while a process runs Dagster on the store, or after one was killed
     state/<asset>.json     fingerprint of the inputs that each partition was made from
     <table>/<partition>.parquet
 
@@ -16,11 +17,11 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 import pandera.errors
@@ -32,14 +33,15 @@ from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE, HASH_SCHEME, salted_dig
 from kv_pipeline.core.normalise import NORMALISATION
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
+from kv_pipeline.names import TEMPORARY
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.quick import surely_holds
 
 FORMAT_VERSION: Final = 1
 SALT_VARIABLE: Final = "KV_PIPELINE_SALT"
+SESSION_MARKER: Final = "session"
+"""File that exists while a process runs Dagster on the store."""
 _SALT_BYTES: Final = 32
-_MAX_NAME: Final = 150
-_TEMPORARY: Final = ".tmp-"
 _ROW_GROUP_ROWS: Final = 65_536
 _held_writer_locks: set[Path] = set()
 
@@ -61,19 +63,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str = TOKENIZER_NAME
     vocabulary_sha256: str = VOCABULARY_SHA256
     salt_check: str = ""
-
-
-def safe_name(text: str) -> str:
-    """A file name and partition key part for any text: one to one, no separators, no dots that climb, not too long.
-
-    Nor is it empty, or hidden by a dot in front: temporary files are.
-    """
-    name = quote(text, safe="", errors="surrogatepass").replace("..", "%2E%2E").replace("~", "%7E") or "%"
-    name = f"%2E{name[1:]}" if name.startswith(".") else name
-    if len(name) <= _MAX_NAME:
-        return name
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{name[: _MAX_NAME - 33]}~{digest}"
 
 
 @dataclass(frozen=True)
@@ -162,7 +151,7 @@ class Store:
     def partitions(self, table: str) -> list[str]:
         """Sorted partition keys that a table has files for."""
         folder = self.root / table
-        files = (p for p in folder.rglob("*.parquet") if not p.name.startswith(_TEMPORARY))
+        files = (p for p in folder.rglob("*.parquet") if not p.name.startswith(TEMPORARY))
         return sorted(str(path.relative_to(folder))[: -len(".parquet")] for path in files)
 
     def remove(self, table: str, partition: str) -> None:
@@ -188,7 +177,7 @@ class Store:
     def replacing(self, path: Path) -> Iterator[Path]:
         """A temporary path that becomes `path` when the block ends without an error."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
         try:
             yield temporary
             _sync(temporary)
@@ -221,10 +210,14 @@ class Store:
                 _held_writer_locks.discard(self.root)
 
     def sweep(self) -> None:
-        """Remove temporary files of processes that were killed."""
-        for path in self.root.rglob(f"{_TEMPORARY}*"):
-            process = path.name.removeprefix(_TEMPORARY).partition("-")[0]
-            if not (process.isdigit() and _is_running(int(process))):
+        """Remove temporary files and folders of processes that were killed."""
+        for path in list(self.root.rglob(f"{TEMPORARY}*")):
+            process = path.name.removeprefix(TEMPORARY).partition("-")[0]
+            if process.isdigit() and _is_running(int(process)):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
     def _described(self, model: pa.DataFrameSchema) -> dict[str, object]:
@@ -335,7 +328,7 @@ def _salt(root: Path, *, is_new: bool) -> bytes:
 def _write_bytes(path: Path, content: bytes) -> None:
     """Atomically, readable by the owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
         file.write(content)
     _sync(temporary)

@@ -15,9 +15,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kv_pipeline.errors import StoreError
+from kv_pipeline.names import safe_name
 from kv_pipeline.schemas.columns import column, frame_of, polars_schema, table
 from kv_pipeline.schemas.quick import surely_holds
-from kv_pipeline.store import SALT_VARIABLE, Store, judge, safe_name
+from kv_pipeline.store import SALT_VARIABLE, Store, judge
 
 SMALL = table("small", "One row per thing.", unique=["a"], columns={"a": column(pl.UInt32(), "A number.")})
 

@@ -152,7 +152,7 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         text=text,
         markers=tuple(cleaning.markers),
         payloads=tuple(cleaning.payloads),
-        role=_storable(message["role"]) if isinstance(message.get("role"), str) else None,
+        role=well_formed(message["role"]) if isinstance(message.get("role"), str) else None,
         content_types=_content_types(blocks) if kind is SegmentKind.MESSAGE else (),
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
         billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
@@ -198,10 +198,10 @@ def _content_types(content: object) -> tuple[str, ...]:
 
 def block_types(blocks: Iterable[object]) -> tuple[str, ...]:
     """Sorted distinct `type` values of content blocks."""
-    types = [block.get("type") for block in blocks if isinstance(block, dict)]
-    return tuple(sorted({_storable(kind) for kind in types if isinstance(kind, str)}))
+    types = (block.get("type") for block in blocks if isinstance(block, dict))
+    return tuple(sorted({well_formed(kind) for kind in types if isinstance(kind, str)}))
 
 
-def _storable(text: str) -> str:
-    """The text as tables can hold it: JSON may escape lone surrogates, which no encoding has."""
+def well_formed(text: str) -> str:
+    """Text that tables can hold: JSON may escape half a surrogate pair, which becomes a question mark."""
     return text.encode("utf-8", "replace").decode()

@@ -70,7 +70,10 @@ def _decoded(encoded: bytes) -> bytes:
 def _image_tokens(encoded: bytes) -> int:
     width: int
     height: int
-    width, height = imagesize.get(io.BytesIO(_decoded(encoded)))
+    try:
+        width, height = imagesize.get(io.BytesIO(_decoded(encoded)))
+    except Exception:  # noqa: BLE001  (parsers of a dozen formats; a broken image fails each in its own way)
+        width = height = 0
     if width <= 0 or height <= 0:  # a format whose size can't be read: the API's ceiling
         return MAX_IMAGE_TOKENS
     scale = min(1.0, MAX_EDGE_PX / max(width, height))

@@ -123,8 +123,9 @@ def conversation_index(
     store, landing = pipeline.open_store(), pipeline.landing()
     users = landing.users if config.all_users else plan.stale_users(store, landing)
     advance = progress.counter("conversation_index", len(users))
+    notices = Counter(skip.reason for skip in landing.skips)
     for user in users:
-        index_user(store, user, plan.transcripts_of(landing, user))
+        notices.update(skip.reason for skip in index_user(store, user, plan.transcripts_of(landing, user)).skips)
         advance(1)
     to_make = _register_conversations(context.instance, store)
     known = conversations(store)
@@ -134,6 +135,7 @@ def conversation_index(
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
+            "skipped_by_reason": dict(sorted(notices.items())),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
     )

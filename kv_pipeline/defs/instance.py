@@ -13,6 +13,7 @@ import dagster as dg
 HOME_VARIABLE: Final = "DAGSTER_HOME"
 PROCESS_TAG: Final = "kv_pipeline/process"
 """Tag of runs made in process by the command line: the process that works on it."""
+_BEGUN: Final = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 def open_instance(store: Path) -> dg.DagsterInstance:
@@ -36,8 +37,8 @@ def open_instance(store: Path) -> dg.DagsterInstance:
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:
     """Mark runs of killed command lines as failed, which nobody else would; returns how many."""
-    started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    dead = [run for run in started if PROCESS_TAG in run.tags and not _is_running(run.tags[PROCESS_TAG])]
+    begun = instance.get_runs(dg.RunsFilter(statuses=_BEGUN))
+    dead = [run for run in begun if PROCESS_TAG in run.tags and not _is_running(run.tags[PROCESS_TAG])]
     for run in dead:
         instance.report_run_failed(run, "The process that worked on it died.")
     return len(dead)

@@ -15,6 +15,7 @@ from kv_pipeline.defs.instance import PROCESS_TAG, fail_dead_runs, open_instance
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import StoreError
+from kv_pipeline.store import SESSION_MARKER
 
 _QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -34,11 +35,16 @@ class Session:
     @classmethod
     @contextmanager
     def open(cls, store: Path, inbox: Path, paths: Sequence[Path]) -> Iterator[Session]:
-        """Open the store's instance; runs that died are marked as failed."""
+        """Open the store's instance; runs that died are marked as failed.
+
+        The marker outlives a killed process, and a failed one: then somebody has to look after its runs.
+        """
         resource = PipelineResource(inbox=str(inbox), store=str(store), paths=[str(path) for path in paths])
         with open_instance(store) as instance:
             fail_dead_runs(instance)
+            (store / SESSION_MARKER).touch()
             yield cls(instance, resource)
+        (store / SESSION_MARKER).unlink(missing_ok=True)
 
     def run_databases(self, keys: Sequence[str]) -> None:
         """Materialize raw_requests and message_index of databases.

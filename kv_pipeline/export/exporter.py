@@ -17,13 +17,14 @@ from kv_pipeline.errors import StoreError, UsageError
 from kv_pipeline.export.analysis import trace_analysis
 from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
 from kv_pipeline.export.trace_json import MAIN_AGENT, Json, TraceRequest, agent_tree, trace_json
+from kv_pipeline.names import safe_name
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES
 from kv_pipeline.schemas.columns import hash_lists
 from kv_pipeline.schemas.conversations import AGENTS
 from kv_pipeline.steps.conversations import Progress, no_progress, user_requests
 from kv_pipeline.steps.segments import load_segments
 from kv_pipeline.steps.tokenizing import tokenize_conversation
-from kv_pipeline.store import Store, safe_name
+from kv_pipeline.store import Store
 
 _SECTIONS: Final = ("tools_tokens", "system_tokens")
 

@@ -112,7 +112,7 @@ class SegmentInterner:
         return Interned(index, segment.markers, None if churn is None else self._churn_id(churn))
 
     def _churn_id(self, churn: str) -> int:
-        return salted_u64(self._salt, churn.encode())
+        return salted_u64(self._salt, churn.encode("utf-8", "surrogatepass"))
 
     def _queue(self, index: int, segment_id: bytes, segment: NormalisedSegment) -> None:
         payloads = [

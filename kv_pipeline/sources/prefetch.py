@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final, TypeVar
 
 Item = TypeVar("Item")
@@ -55,6 +55,8 @@ def _fill(items: Iterable[Item], waiting: queue.Queue[object], is_abandoned: thr
         for item in items:
             waiting.put(item)
             if is_abandoned.is_set():
+                if isinstance(items, Generator):
+                    items.close()  # here: SQLite's objects may be used in one thread only
                 return
     except BaseException as error:  # noqa: BLE001  (handed on, not handled)
         waiting.put(_Raised(error))

@@ -12,7 +12,7 @@ def parse_utc(text: str) -> datetime:
         ValueError: `text` is no such timestamp, or lies outside the years that datetime knows.
     """
     try:
-        time = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip().upper())  # RFC 3339 allows `t` and `z`
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time lies outside the calendar") from error

@@ -22,11 +22,14 @@ RAW_REQUESTS_STATE: Final = "raw_requests"
 CONTENT_STATE: Final = "raw_requests.content"
 """Digest of what a database's rows say: what the steps after it depend on."""
 
+MESSAGE_INDEX_STATE: Final = "message_index"
+
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
+_DAMAGED_ROW: Final = "damaged_row"
 
 
-class _UnusableFileError(Exception):
-    """The file gave nothing, and an earlier version of it is in the store."""
+class _LostRowsError(Exception):
+    """The file is damaged, and an earlier reading of it, with rows it no longer gives, is in the store."""
 
     def __init__(self, content: DatabaseContent) -> None:
         super().__init__()
@@ -41,13 +44,16 @@ def database_fingerprint(file: DatabaseFile) -> str:
 def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
     """Read a database into raw_requests, segments and skipped_input.
 
-    A file that can't be used any more leaves what was read from it earlier in place.
+    A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
     """
     preload_encoder()  # what was read is tokenised next
     try:
         content = _ingest(store, file)
-    except _UnusableFileError as unusable:
-        content = unusable.content
+    except _LostRowsError as lost:
+        content = lost.content
+        found = "fewer of its rows can be read than before"
+        remedy = "What was read from it earlier stays in use, until the file can be read again."
+        content.skips.append(Skip(file.database_id, None, "earlier_rows_kept", found, remedy, is_left_out=False))
     write_skips(store, file.database_id, content.skips)
     if not any(skip.reason in _TRANSIENT for skip in content.skips):
         store.update_state(RAW_REQUESTS_STATE, {file.database_id: database_fingerprint(file)})
@@ -56,20 +62,30 @@ def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
 
 def _ingest(store: Store, file: DatabaseFile) -> DatabaseContent:
     with store.write_stream(SEGMENTS, file.database_id) as emit:
-        reader = DatabaseReader(file.database_id, store.salt, store.settings.keep_billing_header, emit)
-        content = reader.read(file.path)
-        is_unusable = content.requests.is_empty() and any(skip.row is None for skip in content.skips)
-        if is_unusable and store.path(RAW_REQUESTS.name, file.database_id).exists():
-            raise _UnusableFileError(content)
+        keep = store.settings.keep_billing_header
+        content = DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(file.path)
+        if any(map(_is_damage, content.skips)) and _has_lost_rows(store, file.database_id, content.requests):
+            raise _LostRowsError(content)
     store.write(RAW_REQUESTS, file.database_id, content.requests)
     store.update_state(CONTENT_STATE, {file.database_id: _content_digest(content.requests)})
     return content
 
 
+def _is_damage(skip: Skip) -> bool:
+    return skip.is_left_out and (skip.row is None or skip.reason == _DAMAGED_ROW)
+
+
+def _has_lost_rows(store: Store, database_id: str, requests: pl.DataFrame) -> bool:
+    earlier = store.read(RAW_REQUESTS, [database_id])
+    return not earlier.select("row_id").join(requests, on="row_id", how="anti").is_empty()
+
+
 def index_database(store: Store, database_id: str) -> pl.DataFrame:
     """Write and return a database's message_index."""
+    content = store.state(CONTENT_STATE).get(database_id, "")
     index = index_messages(store.read(RAW_REQUESTS, [database_id]))
     store.write(MESSAGE_INDEX, database_id, index)
+    store.update_state(MESSAGE_INDEX_STATE, {database_id: content})
     return index
 
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from kv_pipeline.core.conversations import ConversationIndex, index_conversations
+from kv_pipeline.errors import Skip
 from kv_pipeline.landing import UserTranscripts
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
@@ -15,7 +16,7 @@ from kv_pipeline.sources.transcripts.frames import transcript_frames
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, write_skips
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
-from kv_pipeline.store import Store, safe_name
+from kv_pipeline.store import Store
 
 INDEX_STATE: Final = "conversation_index"
 INDEX_MODELS: Final = (CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS, CONVERSATIONS)
@@ -25,7 +26,7 @@ class IndexedUser(NamedTuple):
     """What indexing a user gave."""
 
     tables: ConversationIndex
-    n_skipped: int
+    skips: list[Skip]
 
 
 def transcripts_partition(user_id: str) -> str:
@@ -51,30 +52,30 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     fingerprint = user_fingerprint(store, user_id, transcripts)
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
     databases = user_databases(store, user_id)
+    requests = store.read(RAW_REQUESTS, databases)
     index = index_conversations(
         user_id,
-        store.read(RAW_REQUESTS, databases),
+        requests,
         store.read(MESSAGE_INDEX, databases),
-        *map(_with_safe_sessions, transcript_frames(read)),
+        *transcript_frames(read),
     )
     for model, frame in zip(INDEX_MODELS, index, strict=True):
         store.write(model, user_id, frame)
-    skips = [skip for transcript in read for skip in transcript.skips]
+    skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
-    return IndexedUser(index, sum(skip.is_left_out for skip in skips))
+    return IndexedUser(index, skips)
 
 
-def _with_safe_sessions(frame: pl.DataFrame) -> pl.DataFrame:
-    """Sessions become partition keys, and whoever wrote the transcripts named them."""
-    safe = frame.select(pl.col("session_id").unique()).with_columns(
-        safe_id=pl.col("session_id").map_elements(safe_name, return_dtype=pl.String)
-    )
-    return (
-        frame.join(safe, on="session_id", maintain_order="left")
-        .with_columns(session_id="safe_id")
-        .select(frame.columns)
-    )
+def _copies(requests: pl.DataFrame) -> list[Skip]:
+    """Databases that repeat requests of the databases before them: copies, whole or in part."""
+    repeated = requests.filter(~pl.col("request_id").is_first_distinct(), ~pl.col("request_id").str.starts_with("row-"))
+    counts = repeated.group_by("database_id").agg(n=pl.len()).sort("database_id")
+    remedy = "They are counted once. Remove the copy."
+    return [
+        Skip(key, None, "copied_rows", f"{n} of its requests stand in another database too", remedy, is_left_out=False)
+        for key, n in counts.iter_rows()
+    ]
 
 
 def conversations(store: Store) -> pl.DataFrame:

@@ -101,7 +101,7 @@ def test_a_file_that_became_unusable_keeps_what_was_read(tmp_path, monkeypatch):
     database.write_bytes(b"no database any more")
     assert bring_up_to_date(store, inbox)["conversations"] == []
     assert store.read(RAW_REQUESTS, ["ada/r"]).height == 2
-    assert store.read(SKIPPED_INPUT, ["ada/r"])["reason"].to_list() == ["not_a_database"]
+    assert store.read(SKIPPED_INPUT, ["ada/r"])["reason"].to_list() == ["not_a_database", "earlier_rows_kept"]
 
 
 def test_damage_in_one_row_is_counted(tmp_path, monkeypatch):

@@ -16,12 +16,16 @@ from typing import Any, Final
 
 import msgspec
 
-from kv_pipeline.core.normalise import block_types
+from kv_pipeline.core.normalise import block_types, well_formed
 from kv_pipeline.sources.times import parse_utc
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
 _TELLING_EVENTS: Final = ("message_start", "content_block_start", "message_delta", "message_stop")
 _STATUS_ERROR: Final = 400
+_MAX_STATUS: Final = 999
+_MAX_TOKENS: Final = 2**40
+"""More than any request can have; sums of such numbers still fit into a table."""
+_MAX_SECONDS: Final = 10_000_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def parse_answer(raw: bytes | None) -> Answer:
         return Answer()
     if not isinstance(response, dict):
         raise ValueError("the response is not a JSON object")
-    status = _integer(response.get("statusCode"))
+    status = _integer(response.get("statusCode"), _MAX_STATUS)
     message = _message(response)
     stop_reason = _text(message.stop_reason)
     return Answer(
@@ -93,7 +97,7 @@ def parse_answer(raw: bytes | None) -> Answer:
 def _loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any type)
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return json.loads(raw.decode("utf-8", "surrogatepass"))
 
 
@@ -196,7 +200,7 @@ def _seconds(milliseconds: object) -> float | None:
         value = float(milliseconds) / 1000  # type: ignore[arg-type]  # whatever float() refuses is no duration
     except (TypeError, ValueError, OverflowError):
         return None
-    return round(value, 6) if 0 <= value < float("inf") else None
+    return round(value, 6) if 0 <= value < _MAX_SECONDS else None
 
 
 def _completed(value: object) -> datetime | None:
@@ -206,9 +210,12 @@ def _completed(value: object) -> datetime | None:
         return None
 
 
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+def _integer(value: object, maximum: int = _MAX_TOKENS) -> int | None:
+    """A count; a float that is a whole number counts as one, anything implausible as not said."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum else None
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return well_formed(value) if isinstance(value, str) and value else None

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from kv_pipeline.core.normalise import well_formed
 from kv_pipeline.errors import InputError
 
 _ABSENT: Final = msgspec.Raw(b"null")
@@ -47,14 +48,14 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
         InputError: The body is missing, not JSON, not an object, or has no list of messages.
     """
     if raw is None:
-        raise _unusable("no_body", database_id, row_id, "the body is NULL")
+        raise _unusable("no_body", "the body is NULL", database_id, row_id)
     try:
         wire = _decoder.decode(raw)
-    except msgspec.MsgspecError:
+        model, control = _value(wire.model), _value(wire.cache_control)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _parse_leniently(raw, database_id, row_id)
-    model, control = _value(wire.model), _value(wire.cache_control)
     return Body(
-        model=model if isinstance(model, str) else None,
+        model=_model(model),
         tools=_present(wire.tools),
         system=_present(wire.system),
         messages=[bytes(message) for message in wire.messages],
@@ -63,19 +64,31 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
     )
 
 
+def not_json(error: Exception, database_id: str, row_id: int) -> InputError:
+    """What to tell of a body, or a part of one, that `json.loads` refuses."""
+    if isinstance(error, RecursionError):
+        return _unusable("body_too_deep", "the body is nested too deeply", database_id, row_id)
+    if isinstance(error, UnicodeError):
+        return _unusable("body_not_utf8", "the body has bytes that are not UTF-8", database_id, row_id)
+    found = "the body is not JSON (an error text, cut off, or a number of over 4,300 digits)"
+    return _unusable("body_not_json", found, database_id, row_id)
+
+
 def _parse_leniently(raw: bytes, database_id: str, row_id: int) -> Body:
     try:
         value = json.loads(raw.decode("utf-8", "surrogatepass"))
+        return _split(value, database_id, row_id)
     except (ValueError, RecursionError) as error:
-        found = "the body is not JSON (an error text, or cut off)"
-        raise _unusable("body_not_json", database_id, row_id, found) from error
+        raise not_json(error, database_id, row_id) from error
+
+
+def _split(value: object, database_id: str, row_id: int) -> Body:
     if not isinstance(value, dict):
-        raise _unusable("body_not_object", database_id, row_id, f"the body is a JSON {type(value).__name__}")
+        raise _unusable("body_not_object", f"the body is a JSON {type(value).__name__}", database_id, row_id)
     if not isinstance(value.get("messages"), list):
-        raise _unusable("no_messages", database_id, row_id, "the body has no list of messages")
-    model = value.get("model")
+        raise _unusable("no_messages", "the body has no list of messages", database_id, row_id)
     return Body(
-        model=model if isinstance(model, str) else None,
+        model=_model(value.get("model")),
         tools=_dumped(value.get("tools")),
         system=_dumped(value.get("system")),
         messages=[json.dumps(message).encode() for message in value["messages"]],
@@ -84,7 +97,7 @@ def _parse_leniently(raw: bytes, database_id: str, row_id: int) -> Body:
     )
 
 
-def _unusable(reason: str, database_id: str, row_id: int, found: str) -> InputError:
+def _unusable(reason: str, found: str, database_id: str, row_id: int) -> InputError:
     return InputError(reason, database_id, found, "The row is left out; the others are used.", row_id)
 
 
@@ -99,6 +112,10 @@ def _dumped(value: object) -> bytes | None:
 
 def _value(raw: msgspec.Raw) -> Any:  # noqa: ANN401  (JSON is any type)
     return json.loads(bytes(raw))
+
+
+def _model(value: object) -> str | None:
+    return well_formed(value) if isinstance(value, str) else None
 
 
 def _ttl(control: object) -> str | None:

@@ -1,23 +1,30 @@
-"""Opening a proxy's SQLite database without ever writing to it or beside it."""
+"""The rows of a proxy's SQLite database, read in short batches so that the proxy is never kept from writing."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
-from urllib.parse import quote
+from typing import Any, Final, NamedTuple
 
 from kv_pipeline.errors import InputError
+from kv_pipeline.sources.claude_code_proxy.connection import LOCK_TIMEOUT_S, opened
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
-_WAL_VERSION: Final = 2
-_LOCK_TIMEOUT_S: Final = 10.0
 _REQUIRED_COLUMNS: Final = ("id", "timestamp", "body", "response")
 _OPTIONAL_COLUMNS: Final = ("endpoint", "model", "routed_model")
+_BATCH_ROWS: Final = 64
+_FIRST_ROW: Final = -(2**63)
+_LAST_ROW: Final = 2**63 - 1
+_PRIMARY_CODE: Final = 0xFF
+_LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_NOT_ACCESSIBLE: Final = (
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+)  # fmt: skip
+_ONLY_PROXIES: Final = (
+    "Only databases written by claude-code-proxy are understood; remove this one from the landing folder."
+)
 
 
 class RequestRow(NamedTuple):
@@ -33,127 +40,122 @@ class RequestRow(NamedTuple):
     routed_model: bytes | None
 
 
-def read_rows(path: Path, database_id: str) -> Iterator[RequestRow]:
-    """Rows of a proxy database in row order, from one read transaction.
+def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iterator[RequestRow | InputError]:
+    """Rows of a proxy database in row order; an error stands for a row that is damaged.
+
+    Args:
+        path: The database.
+        database_id: What to call it in messages.
+        scratch: Folder for a private copy, should one be needed.
 
     Raises:
         InputError: The file is no database, is locked, lacks the table or a column, or is damaged. Rows before the
             damage have been yielded by then.
     """
-    _check_header(path, database_id)
     try:
-        with contextlib.ExitStack() as stack:
-            connection = stack.enter_context(_opened(path, stack))
-            connection.execute("BEGIN")
-            query = _query(connection, database_id)
-            yield from map(RequestRow._make, connection.execute(query))
-    except sqlite3.OperationalError as error:
-        raise _operational_error(database_id, error) from error
-    except sqlite3.DatabaseError as error:
-        raise InputError(
-            "damaged_database", database_id, f"SQLite says: {error}",
-            "Recover it with `sqlite3 FILE .recover`, or copy it again from where it was written.",
-        ) from error  # fmt: skip
+        _check_header(path, database_id)
+        with opened(path, scratch) as connection:
+            yield from _rows(connection, _query(connection, database_id), database_id)
+    except OSError as error:
+        found, remedy = f"the file can't be read: {error.strerror}", "Check its permissions, and the space for a copy."
+        raise InputError("unreadable_file", database_id, found, remedy) from error
+    except sqlite3.Error as error:
+        raise _refusal(database_id, error) from error
 
 
 def _check_header(path: Path, database_id: str) -> None:
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(SQLITE_MAGIC))
-    except OSError as error:
-        raise InputError(
-            "unreadable_file",
-            database_id,
-            f"the file can't be read: {error.strerror}",
-            "Check its permissions.",
-        ) from error
+    if path.exists() and not path.is_file():
+        raise InputError("unreadable_file", database_id, "it is no regular file", "Remove it, or rename it from .db.")
+    with path.open("rb") as file:
+        header = file.read(len(SQLITE_MAGIC))
     if not header:
         raise InputError("empty_file", database_id, "the file is empty", "Copy it again, or remove it.")
     if header != SQLITE_MAGIC:
-        raise InputError(
-            "not_a_database",
-            database_id,
-            "the file is no SQLite database",
-            "Remove it, or rename it from .db.",
-        )
-
-
-@contextlib.contextmanager
-def _opened(path: Path, stack: contextlib.ExitStack) -> Iterator[sqlite3.Connection]:
-    """A read-only connection that leaves no file behind."""
-    wal, shm, journal = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
-    options = "mode=ro"
-    if _is_wal(path) and not shm.exists():
-        # Opening would create -shm beside the input. Without pending frames the file alone is complete.
-        if _has_content(wal):
-            path = _private_copy(path, wal, stack)
-            options = "mode=rw"
-        else:
-            options = "mode=ro&immutable=1"
-    elif _has_content(journal) and not _is_wal(path) and _is_hot(path):
-        path = _private_copy(path, journal, stack)
-        options = "mode=rw"
-    uri = f"file:{quote(str(path.resolve()))}?{options}"
-    connection = sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
-    connection.text_factory = bytes
-    with contextlib.closing(connection):
-        yield connection
-
-
-def _is_wal(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.read(20)
-    return len(header) == 20 and header[18] == _WAL_VERSION
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _is_hot(path: Path) -> bool:
-    """Whether a crash left a journal that a reader would have to roll back, which read-only connections can't."""
-    connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
-    with contextlib.closing(connection):
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
-            return error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK
-    return False
-
-
-def _private_copy(path: Path, companion: Path, stack: contextlib.ExitStack) -> Path:
-    """A copy of a database and its log in a temporary folder, where SQLite may finish what a crash left open."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kv-pipeline-")))
-    shutil.copyfile(companion, folder / companion.name)
-    return Path(shutil.copyfile(path, folder / path.name))
+        found, remedy = "the file is no SQLite database", "Remove it, or rename it from .db."
+        raise InputError("not_a_database", database_id, found, remedy)
 
 
 def _query(connection: sqlite3.Connection, database_id: str) -> str:
-    present = {name.decode() for _, name, *_ in connection.execute("PRAGMA table_info(requests)")}
-    if not present:
-        raise InputError(
-            "no_requests_table", database_id, "there is no table `requests`",
-            "Only databases written by claude-code-proxy are understood; remove this one from the landing folder.",
-        )  # fmt: skip
+    tables = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = 'requests'")
+    if tables.fetchone() is None:
+        raise InputError("no_requests_table", database_id, "there is no table `requests`", _ONLY_PROXIES)
+    columns = connection.execute("PRAGMA table_info(requests)").fetchall()
+    present = {_text(name).lower() for _, name, *_ in columns}
     missing = [name for name in _REQUIRED_COLUMNS if name not in present]
     if missing:
-        raise InputError(
-            "missing_column", database_id, f"table `requests` lacks {', '.join(missing)}",
-            "Write it with a proxy version that records requests and responses.",
-        )  # fmt: skip
+        found = f"table `requests` lacks {', '.join(missing)}"
+        remedy = "Write it with a proxy version that records requests and responses."
+        raise InputError("missing_column", database_id, found, remedy)
     optional = [name if name in present else f"NULL AS {name}" for name in _OPTIONAL_COLUMNS]
-    return f"SELECT rowid, {', '.join([*_REQUIRED_COLUMNS, *optional])} FROM requests ORDER BY rowid"
+    selected = ", ".join([*_REQUIRED_COLUMNS, *optional])
+    return f"SELECT rowid, {selected} FROM requests WHERE rowid >= ? ORDER BY rowid LIMIT ?"
 
 
-def _operational_error(database_id: str, error: sqlite3.OperationalError) -> InputError:
-    if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return InputError(
-            "locked_database", database_id, f"another process held it locked for {_LOCK_TIMEOUT_S:.0f} s",
-            "Run again when that process is done.",
-        )  # fmt: skip
-    return InputError(
-        "unreadable_database",
-        database_id,
-        f"SQLite says: {error}",
-        "Check that the file is complete and readable.",
-    )
+def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Iterator[RequestRow | InputError]:
+    """Where a batch meets damage, the rows around it are read one by one."""
+    first, limit = _FIRST_ROW, _BATCH_ROWS
+    while first <= _LAST_ROW:
+        try:
+            batch = connection.execute(query, (first, limit)).fetchall()
+        except sqlite3.DatabaseError as error:
+            if _code(error) != sqlite3.SQLITE_CORRUPT:
+                raise
+            if limit > 1:
+                limit = 1
+                continue
+            row_id = _next_row_id(connection, first)
+            if row_id is None:
+                raise
+            yield InputError("damaged_row", database_id, "the row is damaged", _recovery(), row_id)
+            first = row_id + 1
+            continue
+        if not batch:
+            return
+        for row in batch:
+            yield _row(row, database_id)
+        first = batch[-1][0] + 1
+
+
+def _next_row_id(connection: sqlite3.Connection, first: int) -> int | None:
+    """The next row's id, which can be read where only the row's long values are damaged."""
+    found = connection.execute("SELECT rowid FROM requests WHERE rowid >= ? ORDER BY rowid LIMIT 1", (first,))
+    row = found.fetchone()
+    return None if row is None else row[0]
+
+
+def _row(row: tuple[Any, ...], database_id: str) -> RequestRow:
+    row_id, *values = row
+    if not isinstance(row_id, int):
+        raise InputError("odd_table", database_id, "table `requests` has no row ids", _ONLY_PROXIES)
+    return RequestRow(row_id, *(map(_bytes, values)))
+
+
+def _bytes(value: object) -> bytes | None:
+    """SQLite keeps any type in any column: BLOBs come as bytes like text, numbers as numbers."""
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
+
+
+def _text(value: object) -> str:
+    return str(value, "utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for errors that Python raises."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+
+
+def _recovery() -> str:
+    return "Recover it with `sqlite3 FILE .recover`, or copy it again from where it was written."
+
+
+def _refusal(database_id: str, error: sqlite3.Error) -> InputError:
+    code, says = _code(error), f"SQLite says: {error}"
+    if code in _LOCKED:
+        found = f"another process held it locked for {LOCK_TIMEOUT_S:.0f} s"
+        return InputError("locked_database", database_id, found, "Run again when that process is done.")
+    if code in _NOT_ACCESSIBLE:
+        remedy = "Check that the file is complete and readable, then run again."
+        return InputError("unreadable_database", database_id, says, remedy)
+    if code == sqlite3.SQLITE_ERROR:
+        return InputError("odd_table", database_id, says, _ONLY_PROXIES)
+    return InputError("damaged_database", database_id, says, _recovery())

@@ -16,6 +16,7 @@ from kv_pipeline.errors import InputError, Skip
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources.claude_code_proxy.answer import Answer, parse_answer
+from kv_pipeline.sources.claude_code_proxy.body import not_json
 from kv_pipeline.sources.claude_code_proxy.database import RequestRow, read_rows
 from kv_pipeline.sources.claude_code_proxy.repetition import ParsedBody, RepetitionParser
 from kv_pipeline.sources.interning import Interned, Row, SegmentInterner
@@ -46,6 +47,7 @@ class DatabaseReader:
         salt: Secret of the store.
         keep_billing_header: Leave billing headers as they are.
         emit_segments: Receives frames of `SEGMENTS` as the database is read.
+        scratch: Folder for a private copy of the database, should one be needed.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class DatabaseReader:
         salt: bytes,
         keep_billing_header: bool,
         emit_segments: Callable[[pl.DataFrame], None],
+        scratch: Path | None = None,
     ) -> None:
         self._database_id = database_id
         self._salt = salt
         self._emit_segments = emit_segments
+        self._scratch = scratch
         self._interner = SegmentInterner(salt, keep_billing_header, self._emit)
         self._bodies = RepetitionParser(database_id)
         self._skips: list[Skip] = []
@@ -69,8 +73,10 @@ class DatabaseReader:
         """
         rows: list[Row] = []
         try:
-            for row in prefetched(read_rows(path, self._database_id)):
+            for row in prefetched(read_rows(path, self._database_id, self._scratch)):
                 self._append(rows, row)
+            if not rows and not self._skips:
+                self._skips.append(_no_rows(self._database_id))
         except InputError as error:
             self._skips.append(Skip.of(error))
         self._interner.flush()
@@ -80,8 +86,10 @@ class DatabaseReader:
     def _emit(self, rows: list[Row]) -> None:
         self._emit_segments(frame_of(SEGMENTS, [(self._database_id, *row) for row in rows]))
 
-    def _append(self, rows: list[Row], row: RequestRow) -> None:
+    def _append(self, rows: list[Row], row: RequestRow | InputError) -> None:
         try:
+            if isinstance(row, InputError):
+                raise row
             rows.append(self._request(row))
         except InputError as error:
             self._skips.append(Skip.of(error))
@@ -141,7 +149,7 @@ class DatabaseReader:
             system = None if rest.system is None else self._interner.intern(SegmentKind.SYSTEM, rest.system)
             messages = body.shared + [self._interner.intern(SegmentKind.MESSAGE, raw) for raw in rest.messages]
         except (ValueError, RecursionError) as error:
-            raise self._error("body_not_json", row, "a part of the body is not JSON or nested too deeply") from error
+            raise not_json(error, self._database_id, row.row_id) from error
         self._bodies.remember(row.body or b"", body, messages)
         return _Parts.of(tools, system, messages, rest.automatic_cache_ttl)
 
@@ -214,5 +222,10 @@ class _Parts(NamedTuple):
         )
 
 
+def _no_rows(database_id: str) -> Skip:
+    remedy = "Nothing to do if the proxy has recorded nothing yet; otherwise copy the database again."
+    return Skip(database_id, None, "no_rows", "table `requests` has no rows", remedy, is_left_out=False)
+
+
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else str(value, "utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return None if value is None else str(value, "utf-8", "replace")

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
 from kv_pipeline.errors import Skip
+from kv_pipeline.names import printable, safe_name
 from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
+    AgentInput,
     AgentMeta,
     AgentResult,
     CompactMetadata,
+    ContentBlock,
     Record,
-    blocks_decoder,
-    input_decoder,
-    meta_decoder,
-    record_decoder,
-    result_decoder,
+    decode_blocks,
+    decode_leniently,
+    decode_record,
 )
 
 MAIN_AGENT: Final = "main"
 _SYNTHETIC_MODEL: Final = "<synthetic>"
+_AGENT_FOLDER: Final = "subagents"
+_BOM: Final = b"\xef\xbb\xbf"
+_UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+MAX_LINE_BYTES: Final = 256 * 1024 * 1024
+"""Longest line that is read: five times what the API takes, and a bound on memory."""
 _WANTED: Final = (b'"assistant"', b'"compact_boundary"', b'"toolUseResult"', b'"fork-context-ref"', b'"user"')
 
 
@@ -98,14 +104,25 @@ def read_transcript(path: Path, source: str) -> Transcript:
     """
     reading = _Reading(path, source)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "it is no regular file")
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_lines(file), start=1):
                 reading.line(number, line)
     except OSError as error:
         found = f"the file can't be read: {error.strerror}"
         reading.result.skips.append(Skip(source, None, "unreadable_file", found, "Check its permissions."))
     reading.finish()
     return reading.result
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one that is too long as much as shows that it is."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        yield line
 
 
 class _Reading:
@@ -115,25 +132,31 @@ class _Reading:
         self.result = Transcript()
         self._path, self._source = path, source
         self._is_agent_file = path.name.startswith("agent-")
-        self._session_id = None if self._is_agent_file else path.stem
-        self._agent_id = path.stem.removeprefix("agent-") if self._is_agent_file else MAIN_AGENT
+        self._session_id = None if self._is_agent_file else safe_name(path.stem)
+        self._agent_id = printable(path.stem.removeprefix("agent-")) if self._is_agent_file else MAIN_AGENT
         self._seen: set[tuple[str, str]] = set()
+        self._compacted: set[tuple[str, str]] = set()
         self._chain_of: dict[str, str] = {}
         self._is_fork = False
         self._is_warmup: bool | None = None
 
     def line(self, number: int, line: bytes) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            self._skip(number, "long_line", f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
+            return
+        line = line.removeprefix(_BOM) if number == 1 else line
         if not any(word in line for word in _WANTED):
             self._check(number, line)
             return
         try:
-            record = record_decoder.decode(line)
-        except msgspec.ValidationError:
-            self._skip(number, "odd_record", "a field has an unexpected type")
-        except (msgspec.DecodeError, RecursionError):
+            record, is_odd = decode_record(line)
+        except _UNUSABLE:
             self._broken(number, line)
-        else:
-            self._record(number, record)
+            return
+        if is_odd:
+            found, remedy = "a field has an unexpected type", "The rest of the line is used."
+            self.result.skips.append(Skip(self._source, number, "odd_record", found, remedy, is_left_out=False))
+        self._record(number, record)
 
     def finish(self) -> None:
         if self._is_agent_file and self._session_id is not None:
@@ -157,7 +180,7 @@ class _Reading:
 
     def _record(self, number: int, record: Record) -> None:
         if self._is_agent_file and self._session_id is None:
-            self._session_id = record.session_id
+            self._session_id = self._session_of(record)
         match record.type:
             case "fork-context-ref":
                 self._is_fork = True
@@ -167,6 +190,12 @@ class _Reading:
                 self._user(record)
             case "system" if record.subtype == "compact_boundary":
                 self._compaction(number, record)
+
+    def _session_of(self, record: Record) -> str | None:
+        """An agent's records name its session; failing that, newer clients' folders do."""
+        in_folder = self._path.parent.parent.name if self._path.parent.name == _AGENT_FOLDER else None
+        session_id = record.session_id or in_folder
+        return safe_name(session_id) if session_id else None
 
     def _agent_of(self, record: Record) -> str:
         """Clients before sub-agents had files of their own wrote them into the session file, as side chains."""
@@ -179,11 +208,14 @@ class _Reading:
 
     def _assistant(self, number: int, record: Record) -> None:
         message, session = record.message, self._session_id
-        if message is None or session is None or message.id is None:
+        agent = self._agent_of(record)
+        if record.is_api_error_message or (message is not None and message.model == _SYNTHETIC_MODEL):
+            return  # the client's own words, not an answer
+        if message is None or message.id is None:
             self._skip(number, "no_message_id", "an assistant record has no message id")
             return
-        agent = self._agent_of(record)
-        if message.model == _SYNTHETIC_MODEL or record.is_api_error_message:
+        if session is None:
+            self._skip(number, "no_session_id", "nothing so far names the session that this agent belongs to")
             return
         if (agent, message.id) not in self._seen:
             self._seen.add((agent, message.id))
@@ -205,10 +237,14 @@ class _Reading:
     def _compaction(self, number: int, record: Record) -> None:
         if self._session_id is None:
             return
-        facts = record.compact_metadata or CompactMetadata()
+        agent, facts = self._agent_of(record), record.compact_metadata or CompactMetadata()
+        identity = (agent, record.timestamp or record.uuid or str(number))
+        if identity in self._compacted:  # a repeated line, or a resumed session's copy of its history
+            return
+        self._compacted.add(identity)
         boundary = Compaction(
             session_id=self._session_id,
-            agent_id=self._agent_of(record),
+            agent_id=agent,
             line=number,
             timestamp=record.timestamp or "",
             trigger=facts.trigger,
@@ -220,40 +256,28 @@ class _Reading:
     def _read_meta(self) -> AgentMeta | None:
         path = self._path.with_name(self._path.name.removesuffix(".jsonl") + ".meta.json")
         try:
-            return meta_decoder.decode(path.read_bytes())
+            return decode_leniently(path.read_bytes(), AgentMeta)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError):
-            remedy = "The sub-agent is linked by its caller's transcript instead."
-            self.result.skips.append(
-                Skip(
-                    f"{self._source} (meta)",
-                    None,
-                    "broken_meta",
-                    "it is not usable",
-                    remedy,
-                    is_left_out=False,
-                )
-            )
+        except (OSError, *_UNUSABLE):
+            found, remedy = "it is not a JSON object", "The sub-agent is linked by its caller's transcript instead."
+            skip = Skip(f"{self._source} (meta)", None, "broken_meta", found, remedy, is_left_out=False)
+            self.result.skips.append(skip)
             return None
 
 
 def _agent_calls(session_id: str, agent_id: str, content: bytes) -> Iterator[AgentCall]:
     if not any(f'"{name}"'.encode() in content for name in AGENT_TOOLS):
         return
-    try:
-        blocks = blocks_decoder.decode(content)
-    except msgspec.MsgspecError:
-        return
-    for block in blocks:
+    for block in _blocks(content):
         if block.type == "tool_use" and block.name in AGENT_TOOLS and block.id is not None:
             yield AgentCall(session_id, agent_id, block.id, _subagent_type(bytes(block.input)))
 
 
 def _subagent_type(raw_input: bytes) -> str | None:
     try:
-        return input_decoder.decode(raw_input).subagent_type
-    except msgspec.MsgspecError:
+        return decode_leniently(raw_input, AgentInput).subagent_type
+    except _UNUSABLE:
         return None
 
 
@@ -261,15 +285,18 @@ def _agent_result(raw: bytes) -> AgentResult | None:
     if b'"agentId"' not in raw:
         return None
     try:
-        result = result_decoder.decode(raw)
-    except msgspec.MsgspecError:
+        result = decode_leniently(raw, AgentResult)
+    except _UNUSABLE:
         return None
     return result if result.agent_id is not None else None
 
 
 def _tool_use_id(content: bytes) -> str | None:
+    return next((block.tool_use_id for block in _blocks(content) if block.type == "tool_result"), None)
+
+
+def _blocks(content: bytes) -> list[ContentBlock]:
     try:
-        blocks = blocks_decoder.decode(content)
-    except msgspec.MsgspecError:
-        return None
-    return next((block.tool_use_id for block in blocks if block.type == "tool_result"), None)
+        return decode_blocks(content)
+    except _UNUSABLE:
+        return []

@@ -1,14 +1,20 @@
-"""The fields of transcript records that structure needs; everything else on a line is skipped, not parsed."""
+"""The fields of transcript records that structure needs; everything else on a line is skipped, not parsed.
+
+A field of an unexpected type counts as absent, and the rest of its record is used.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 _ABSENT: Final = msgspec.Raw(b"null")
 AGENT_TOOLS: Final = ("Agent", "Task")
 """Tools that start a sub-agent: `Task` until client 2.0, `Agent` since."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class Message(msgspec.Struct):
@@ -24,8 +30,8 @@ class CompactMetadata(msgspec.Struct, rename="camel"):
     """`compactMetadata` of a compact_boundary record."""
 
     trigger: str | None = None
-    pre_tokens: int | None = None
-    post_tokens: int | None = None
+    pre_tokens: Count | None = None
+    post_tokens: Count | None = None
 
 
 class Record(msgspec.Struct, rename="camel"):
@@ -67,9 +73,9 @@ class AgentResult(msgspec.Struct, rename="camel"):
     agent_id: str | None = None
     agent_type: str | None = None
     status: str | None = None
-    total_duration_ms: int | None = None
-    total_tokens: int | None = None
-    total_tool_use_count: int | None = None
+    total_duration_ms: Count | None = None
+    total_tokens: Count | None = None
+    total_tool_use_count: Count | None = None
 
 
 class AgentMeta(msgspec.Struct, rename="camel"):
@@ -81,8 +87,68 @@ class AgentMeta(msgspec.Struct, rename="camel"):
     is_fork: bool = False
 
 
-record_decoder: Final = msgspec.json.Decoder(Record)
-blocks_decoder: Final = msgspec.json.Decoder(list[ContentBlock])
-input_decoder: Final = msgspec.json.Decoder(AgentInput)
-result_decoder: Final = msgspec.json.Decoder(AgentResult)
-meta_decoder: Final = msgspec.json.Decoder(AgentMeta)
+class Decoded(NamedTuple):
+    """A record, and whether a field had an unexpected type."""
+
+    record: Record
+    is_odd: bool
+
+
+_record_decoder: Final = msgspec.json.Decoder(Record)
+_blocks_decoder: Final = msgspec.json.Decoder(list[ContentBlock])
+
+
+def decode_record(line: bytes) -> Decoded:
+    """Read a line.
+
+    Raises:
+        msgspec.MsgspecError, RecursionError: It is not a JSON object.
+    """
+    try:
+        return Decoded(_record_decoder.decode(line), is_odd=False)
+    except msgspec.ValidationError:
+        return Decoded(decode_leniently(line, Record), is_odd=True)
+
+
+def decode_blocks(content: bytes) -> list[ContentBlock]:
+    """The content blocks of a message; none if its content is a plain string."""
+    try:
+        return _blocks_decoder.decode(content)
+    except msgspec.ValidationError:
+        blocks = msgspec.json.decode(content)
+        return (
+            [_usable(block, ContentBlock) for block in blocks if isinstance(block, dict)]
+            if isinstance(blocks, list)
+            else []
+        )
+
+
+def decode_leniently(raw: bytes, struct: type[_Struct]) -> _Struct:
+    """Read a JSON object, with defaults for fields of an unexpected type.
+
+    Raises:
+        msgspec.MsgspecError, RecursionError: It is not a JSON object.
+    """
+    value = msgspec.json.decode(raw)
+    if not isinstance(value, dict):
+        raise msgspec.DecodeError("not a JSON object")
+    return _usable(value, struct)
+
+
+def _usable(value: dict[str, Any], struct: type[_Struct]) -> _Struct:
+    known = {field.name: _field(value[field.encode_name], field.type)
+             for field in msgspec.structs.fields(struct) if field.encode_name in value}  # fmt: skip
+    return struct(**{name: found for name, found in known.items() if found is not None})
+
+
+def _field(value: object, kind: Any) -> object:  # noqa: ANN401  (a type annotation)
+    """The field's value, None if it is not of its type."""
+    if kind is msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(value))
+    nested = next((struct for struct in (Message, CompactMetadata) if kind == struct | None), None)
+    if nested is not None:
+        return _usable(value, nested) if isinstance(value, dict) else None
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kv_pipeline.errors import InputError
+from kv_pipeline.sources.claude_code_proxy.body import Body, not_json, parse_body
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def parse(raw: bytes | None) -> Body:
+    return parse_body(raw, "ada/requests", 7)
+
+
+def test_parts_stay_raw_json():
+    body = parse(b'{"model":"m","tools":[{"name": "t"}],"system":"s","messages":[{"b":1, "a":2}],"stream":true}')
+    assert body == Body(
+        "m", b'[{"name": "t"}]', b'"s"', [b'{"b":1, "a":2}'], is_streaming=True, automatic_cache_ttl=None
+    )
+
+
+@pytest.mark.parametrize("key", ["tools", "system"])
+def test_null_is_as_good_as_missing(key):
+    assert getattr(parse(json.dumps({"messages": [], key: None}).encode()), key) is None
+
+
+@pytest.mark.parametrize(
+    ("control", "ttl"),
+    [
+        (None, None),
+        ({"type": "ephemeral"}, "5m"),
+        ({"ttl": "1h"}, "1h"),
+        ({"ttl": 3}, "5m"),
+        ("ephemeral", None),
+        ([1], None),
+    ],
+)
+def test_automatic_caching(control, ttl):
+    assert parse(json.dumps({"messages": [], "cache_control": control}).encode()).automatic_cache_ttl == ttl
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        pytest.param(None, "no_body", id="null"),
+        pytest.param(b"", "body_not_json", id="empty"),
+        pytest.param(b"upstream connect error", "body_not_json", id="error text"),
+        pytest.param(b'{"messages":[{"role":"us', "body_not_json", id="cut off"),
+        pytest.param(b'{"messages":[]}\x00\x00', "body_not_json", id="zeros after it"),
+        pytest.param(b'{"messages":[],"model":%s}' % (b"9" * 5000), "body_not_json", id="endless number"),
+        pytest.param(b'"{}"', "body_not_object", id="a JSON string"),
+        pytest.param(b"null", "body_not_object", id="JSON null"),
+        pytest.param(b"[1]", "body_not_object", id="a JSON list"),
+        pytest.param(b"{}", "no_messages", id="no messages"),
+        pytest.param(b'{"messages":{}}', "no_messages", id="messages are no list"),
+        pytest.param(b'{"model":"\xff","messages":[]}', "body_not_utf8", id="not UTF-8"),
+        pytest.param(b'{"messages":' + DEEP + b"}", "body_too_deep", id="nested too deeply"),
+    ],
+)
+def test_what_is_no_body_names_file_row_and_reason(raw, reason):
+    with pytest.raises(InputError, match="left out") as caught:
+        parse(raw)
+    assert (caught.value.reason, caught.value.source, caught.value.row) == (reason, "ada/requests", 7)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"NaN", b"[Infinity, -Infinity]", b'"\\ud800"', b"null", b"1e999", b'"\xf0\x9f\x99\x82"'],
+    ids=["nan", "infinity", "half a pair", "null", "overflow", "emoji"],
+)
+def test_what_only_the_lenient_parser_takes_is_taken(message):
+    body = parse(b'{"model":"m","messages":[' + message + b"]}")
+    assert body.model == "m"
+    assert repr(json.loads(body.messages[0])) == repr(json.loads(message))
+
+
+def test_of_a_repeated_key_the_last_counts_in_both_parsers():
+    strict, lenient = (
+        b'{"messages":[1],"model":"a","messages":[2],"model":"b"%s}' % more for more in (b"", b',"x":NaN')
+    )
+    assert parse(strict) == parse(lenient)
+    assert parse(strict).model == "b"
+
+
+def test_half_a_surrogate_pair_in_the_model_can_be_stored():
+    assert parse(b'{"model":"a\\ud800","messages":[]}').model == "a?"
+
+
+def test_the_message_quotes_nothing_of_the_body():
+    with pytest.raises(InputError) as caught:
+        parse(b"my secret prompt")
+    assert "secret" not in str(caught.value)
+    assert "secret" not in str(not_json(ValueError("my secret"), "d", 1))
