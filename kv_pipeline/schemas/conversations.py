@@ -7,9 +7,9 @@ from typing import Final
 import polars as pl
 
 from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
+from kv_pipeline.schemas.transcripts import LINKS
 
 UNINDEXED_REASONS: Final = ("failed_attempt", "retry", "replay_twin", "side_request", "duplicate", "unknown")
-LINKS: Final = ("main", "meta", "tool_result", "none")
 
 CONVERSATION_REQUESTS: Final = table(
     "conversation_requests",

@@ -13,11 +13,20 @@ import pandera.polars as pa
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
 
 TABLES: Final = {
     "raw_requests": (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT),
     "message_index": (MESSAGE_INDEX,),
-    "conversation_index": (CONVERSATIONS, CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS),
+    "conversation_index": (
+        CONVERSATIONS,
+        CONVERSATION_REQUESTS,
+        AGENTS,
+        UNINDEXED_REQUESTS,
+        TRANSCRIPT_ANSWERS,
+        TRANSCRIPT_AGENTS,
+        TRANSCRIPT_COMPACTIONS,
+    ),
     "tokenized_blocks": (TOKENIZED_BLOCKS,),
     "traces": (TRACES,),
     "validation_report": (VALIDATION_REPORT, VALIDATION_SUMMARY),

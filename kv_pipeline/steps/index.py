@@ -12,7 +12,8 @@ from kv_pipeline.errors import Skip
 from kv_pipeline.landing import UserTranscripts
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
-from kv_pipeline.sources.transcripts.frames import transcript_frames
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
+from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, write_skips
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
@@ -20,6 +21,7 @@ from kv_pipeline.store import Store
 
 INDEX_STATE: Final = "conversation_index"
 INDEX_MODELS: Final = (CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS, CONVERSATIONS)
+TRANSCRIPT_MODELS: Final = (TRANSCRIPT_ANSWERS, TRANSCRIPT_AGENTS, TRANSCRIPT_COMPACTIONS)
 
 
 class IndexedUser(NamedTuple):
@@ -53,13 +55,10 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
     databases = user_databases(store, user_id)
     requests = store.read(RAW_REQUESTS, databases)
-    index = index_conversations(
-        user_id,
-        requests,
-        store.read(MESSAGE_INDEX, databases),
-        *transcript_frames(read),
-    )
-    for model, frame in zip(INDEX_MODELS, index, strict=True):
+    known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
+    transcribed = with_vanished(transcript_frames(read), known)
+    index = index_conversations(user_id, requests, store.read(MESSAGE_INDEX, databases), *transcribed)
+    for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)
     skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)
     write_skips(store, transcripts_partition(user_id), skips)

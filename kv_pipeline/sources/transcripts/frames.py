@@ -8,34 +8,17 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from kv_pipeline.schemas.columns import polars_schema
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
 from kv_pipeline.sources.transcripts.reader import MAIN_AGENT, AgentCall, AgentFile, AgentOutcome, Transcript
 from kv_pipeline.sources.transcripts.records import AgentMeta, AgentResult
 
 WARMUP_TYPE: Final = "warmup"
 """Type given to agents that no tool call names and whose prompt is the client's `Warmup`."""
 
-ANSWERS_SCHEMA: Final = pl.Schema(
-    {
-        "session_id": pl.String,
-        "agent_id": pl.String,
-        "line": pl.Int64,
-        "message_id": pl.String,
-        "answered_at": pl.String,
-    }
-)
-COMPACTIONS_SCHEMA: Final = pl.Schema(
-    {
-        "session_id": pl.String, "agent_id": pl.String, "line": pl.Int64, "compacted_at": pl.String,
-        "trigger": pl.String, "pre_tokens": pl.Int64, "post_tokens": pl.Int64,
-    }
-)  # fmt: skip
-AGENTS_SCHEMA: Final = pl.Schema(
-    {
-        "session_id": pl.String, "agent_id": pl.String, "parent_agent_id": pl.String, "subagent_type": pl.String,
-        "link": pl.String, "tool_use_id": pl.String, "is_fork": pl.Boolean, "depth": pl.UInt32, "status": pl.String,
-        "duration_ms": pl.Int64, "total_tokens": pl.Int64, "tool_use_count": pl.Int64,
-    }
-)  # fmt: skip
+ANSWERS_SCHEMA: Final = polars_schema(TRANSCRIPT_ANSWERS)
+AGENTS_SCHEMA: Final = polars_schema(TRANSCRIPT_AGENTS)
+COMPACTIONS_SCHEMA: Final = polars_schema(TRANSCRIPT_COMPACTIONS)
 
 
 class TranscriptFrames(NamedTuple):
@@ -50,6 +33,17 @@ class TranscriptFrames(NamedTuple):
     answers: pl.DataFrame
     agents: pl.DataFrame
     compactions: pl.DataFrame
+
+
+def with_vanished(now: TranscriptFrames, before: TranscriptFrames) -> TranscriptFrames:
+    """What transcripts say now, and what those that are gone said before."""
+    agent = ["session_id", "agent_id"]
+    gone = [
+        before.answers.join(now.answers, on=agent, how="anti"),
+        before.agents.join(now.agents, on=agent, how="anti"),
+        before.compactions.join(now.answers, on=agent, how="anti").join(now.compactions, on=agent, how="anti"),
+    ]
+    return TranscriptFrames(*(pl.concat([new, old]) for new, old in zip(now, gone, strict=True)))
 
 
 def transcript_frames(transcripts: Sequence[Transcript]) -> TranscriptFrames:
