@@ -1,0 +1,1 @@
+"""Benchmarks: each compares the pipeline with a baseline in one run."""

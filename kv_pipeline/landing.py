@@ -116,6 +116,8 @@ def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
 
 def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
     database_id = f"{user_id}/{name}"
+    if not _is_unicode(landing, path):
+        return
     if database_id in landing.databases:
         found, remedy = "another database has the same name", "Rename one of the two."
         landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
@@ -124,12 +126,25 @@ def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None
     landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions))
 
 
-def _add_transcripts(landing: Landing, user_id: str, files: list[tuple[str, Path]]) -> None:
+def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path]]) -> None:
+    files = [(source, path) for source, path in found if _is_unicode(landing, path)]
     if files:
         landing.transcripts[user_id] = UserTranscripts(
             [TranscriptFile(source, path) for source, path in files],
             _fingerprint(companion for _, path in files for companion in (path, path.with_suffix(".meta.json"))),
         )
+
+
+def _is_unicode(landing: Landing, path: Path) -> bool:
+    """Whether a file's name can be kept in tables and given to SQLite; it is noted if not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = path.name.encode("utf-8", "replace").decode()
+        found, remedy = "its name, or that of a folder it is in, is not valid UTF-8", "Rename it."
+        landing.skips.append(Skip(shown, None, "name_not_unicode", found, remedy))
+        return False
+    return True
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:

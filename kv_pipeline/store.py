@@ -64,12 +64,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def safe_name(text: str) -> str:
-    """A file name and partition key part for any text: one to one, no separators, no dots that climb, not too long."""
-    name = quote(text, safe="").replace("..", "%2E%2E")
-    name = "%2E" if name == "." else name
+    """A file name and partition key part for any text: one to one, no separators, no dots that climb, not too long.
+
+    Nor is it empty, or hidden by a dot in front: temporary files are.
+    """
+    name = quote(text, safe="", errors="surrogatepass").replace("..", "%2E%2E").replace("~", "%7E") or "%"
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
     if len(name) <= _MAX_NAME:
         return name
-    return f"{name[: _MAX_NAME - 33]}~{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{name[: _MAX_NAME - 33]}~{digest}"
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,8 @@ class Store:
         try:
             return pl.read_parquet(paths, schema=polars_schema(model), hive_partitioning=False, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(
-                f"Table {model.name} can't be read. Delete the damaged file and run again: it is rebuilt."
-            ) from error
+            damaged = next((path for path in paths if not _is_readable(path)), paths[0])
+            raise StoreError(f"{damaged} is damaged. Delete it and run again: it is rebuilt.") from error
 
     def partitions(self, table: str) -> list[str]:
         """Sorted partition keys that a table has files for."""
@@ -277,7 +280,15 @@ def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Itera
         pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer,
     ):
         writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow().cast(arrow_schema)))
+        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+    return True
 
 
 def _read_settings(root: Path) -> Settings | None:

@@ -26,11 +26,18 @@ from kv_pipeline import progress
 
 _UNBOUNDED = 200
 """Width of tables that are not printed to a terminal, in characters."""
+_NARROW = 140
+"""Terminals below this width get short names and times."""
 
 
 def console() -> Console:
     """Standard output; as wide as needed when it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else _UNBOUNDED, highlight=False)
+
+
+def is_narrow() -> bool:
+    """Whether long names would be folded beyond recognition."""
+    return console().width < _NARROW
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401  (JSON is any type)
@@ -47,19 +54,17 @@ def print_table(title: str, frame: pl.DataFrame, columns: Sequence[tuple[str, st
         columns: Column name and heading.
         caption: Below the table.
     """
-    table = Table(
-        title=title,
-        caption=caption or None,
-        title_justify="left",
-        caption_justify="left",
-        header_style="bold",
-    )
+    table = Table(header_style="bold")
     for name, heading in columns:
         is_number = frame.schema[name].is_numeric()
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in frame.select([name for name, _ in columns]).iter_rows(named=True):
         table.add_row(*(_cell(name, value) for name, value in row.items()))
-    console().print(table)
+    out = console()
+    out.print(title, style="bold")  # a title of the table itself would wrap at the table's width
+    out.print(table)
+    if caption:
+        out.print(caption, style="dim")
 
 
 def _cell(name: str, value: object) -> str:

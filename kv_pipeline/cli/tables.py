@@ -6,11 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import print_json, print_table
+from kv_pipeline.cli.display import is_narrow, print_json, print_table
 from kv_pipeline.errors import UsageError
 from kv_pipeline.reports.summary import conversation_list, validation_table
 from kv_pipeline.store import Store
 
+SHORT_ID = 8
 _ORDERS = {
     "name": ("conversation_id", False),
     "first": ("first_request_at_utc", False),
@@ -18,8 +19,8 @@ _ORDERS = {
     "requests": ("n_requests", True),
 }
 _LIST_COLUMNS = [
-    ("conversation_id", "conversation"), ("user_id", "user"), ("n_requests", "requests"),
-    ("first_request_at_utc", "first request (UTC)"), ("last_request_at_utc", "last request (UTC)"),
+    ("user_id", "user"), ("session_id", "session"), ("n_requests", "requests"),
+    ("first_request_at_utc", "first request"), ("last_request_at_utc", "last request"),
     ("models", "models"), ("n_agents", "agents"), ("subagent_types", "sub-agent types"), ("match_rate", "matched"),
 ]  # fmt: skip
 _RATE_COLUMNS = [
@@ -51,7 +52,17 @@ def list_command(path: Path, sort: str, limit: int | None, *, as_json: bool) -> 
     if as_json:
         print_json(shown.to_dicts())
     else:
-        print_table(f"{frame.height} conversations", shown, _LIST_COLUMNS)
+        title = f"{frame.height} conversations, times in UTC"
+        print_table(title, _shortened(shown) if is_narrow() else shown, _LIST_COLUMNS)
+
+
+def _shortened(frame: pl.DataFrame) -> pl.DataFrame:
+    """Names as short as `export --conversation-id` takes them, models without vendor and date, times to the minute."""
+    times = pl.col("first_request_at_utc", "last_request_at_utc").dt.strftime("%m-%d %H:%M")
+    model = pl.element().str.replace("^claude-", "").str.replace(r"-\d{8}$", "")
+    return frame.with_columns(
+        times, pl.col("session_id").str.slice(0, SHORT_ID).alias("session_id"), pl.col("models").list.eval(model)
+    )
 
 
 def validate_command(path: Path, limit: int | None, *, as_json: bool) -> None:

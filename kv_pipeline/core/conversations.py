@@ -147,12 +147,12 @@ def _unindexed(rows: pl.DataFrame, message_index: pl.DataFrame, requests: pl.Dat
     answered = requests.select("database_id", row_id="answer_row_id")
     traced = pl.concat([billed, answered]).unique()
     contents = _contents(rows, requests)
-    known_messages = requests.select("message_id").with_columns(is_named=True)
+    known_messages = rows.join(traced, on=ROW, how="semi").select("message_id").drop_nulls().unique()
     return (
         rows.join(traced, on=ROW, how="anti")
         .join(message_index.select(*ROW, "twin_role", "billed_row_id"), on=ROW, how="left")
         .join(contents.same, on="content_id", how="left")
-        .join(known_messages, on="message_id", how="left")
+        .join(known_messages.with_columns(is_traced=True), on="message_id", how="left")
         .pipe(_with_context, contents.started)
         .with_columns(reason=_reason(), conversation_id=pl.coalesce("conversation_id", "context_id"))
         .select(polars_schema(UNINDEXED_REQUESTS).names())
@@ -195,7 +195,7 @@ def _with_context(rows: pl.DataFrame, started: pl.DataFrame) -> pl.DataFrame:
 
 def _reason() -> pl.Expr:
     return (
-        pl.when(pl.col("is_named").is_not_null()).then(pl.lit("duplicate"))
+        pl.when(pl.col("is_traced").is_not_null()).then(pl.lit("duplicate"))
         .when(pl.col("outcome") != "ok").then(pl.lit("failed_attempt"))
         .when(pl.col("twin_role") == "replay_twin").then(pl.lit("replay_twin"))
         .when(pl.col("conversation_id").is_not_null()).then(pl.lit("retry"))

@@ -22,6 +22,8 @@ NORMALISATION: Final = "json-compact-ascii/without-cache_control-signature/base6
 
 BILLING_HEADER_PREFIX: Final = "x-anthropic-billing-header:"
 _BILLING_CHURN: Final = re.compile(r"\b(cch|cc_prev_req|cc_prompt_id)=([^;\s]*)")
+_HEADER_IS_WITHIN: Final = 256
+"""Bytes of the system segment in which the header's beginning is looked for."""
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))  # what json.dumps makes anew for each call
 _NEEDS_CLEANING: Final = ('"cache_control"', '"signature"', '"base64"', BILLING_HEADER_PREFIX)
 
@@ -115,10 +117,8 @@ class _Cleaning:
         return self.kind is SegmentKind.SYSTEM and is_block_text and value.startswith(BILLING_HEADER_PREFIX)
 
     def _without_churn(self, header: str) -> str:
-        self.churn.append(";".join(match.group() for match in _BILLING_CHURN.finditer(header)))
-        if self.keep_billing_header:
-            return header
-        return _BILLING_CHURN.sub(lambda match: f"{match[1]}={'0' * len(match[2])}", header)
+        self.churn.append(_churn(header))
+        return header if self.keep_billing_header else _zeroed(header)
 
 
 def serialise(value: object) -> str:
@@ -152,11 +152,38 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         text=text,
         markers=tuple(cleaning.markers),
         payloads=tuple(cleaning.payloads),
-        role=message["role"] if isinstance(message.get("role"), str) else None,
+        role=_storable(message["role"]) if isinstance(message.get("role"), str) else None,
         content_types=_content_types(blocks) if kind is SegmentKind.MESSAGE else (),
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
         billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
     )
+
+
+def split_billing_churn(raw: bytes) -> tuple[bytes, str | None]:
+    """Zero the billing header's changing values in a system segment as sent, without parsing it.
+
+    Turns differ in them alone, so the result is the same bytes turn after turn. Normalising it gives the same text as
+    normalising the original. Anything unusual (no header, two of them, escapes in it) is left to `normalise`.
+
+    Returns:
+        The bytes with zeros and the values as sent, or the bytes as they are and None.
+    """
+    prefix = BILLING_HEADER_PREFIX.encode()
+    start = raw.find(b'"text":"' + prefix, 0, _HEADER_IS_WITHIN) + len(b'"text":"')
+    end = raw.find(b'"', start)
+    header = raw[start:end]
+    if not header.startswith(prefix) or b"\\" in header or not header.isascii() or raw.find(prefix, end) >= 0:
+        return raw, None
+    text = header.decode()
+    return raw[:start] + _zeroed(text).encode() + raw[end:], _churn(text)
+
+
+def _churn(header: str) -> str:
+    return ";".join(match.group() for match in _BILLING_CHURN.finditer(header))
+
+
+def _zeroed(header: str) -> str:
+    return _BILLING_CHURN.sub(lambda match: f"{match[1]}={'0' * len(match[2])}", header)
 
 
 def _needs_cleaning(text: str) -> bool:
@@ -171,5 +198,10 @@ def _content_types(content: object) -> tuple[str, ...]:
 
 def block_types(blocks: Iterable[object]) -> tuple[str, ...]:
     """Sorted distinct `type` values of content blocks."""
-    types = {block.get("type") for block in blocks if isinstance(block, dict)}
-    return tuple(sorted(kind for kind in types if isinstance(kind, str)))
+    types = [block.get("type") for block in blocks if isinstance(block, dict)]
+    return tuple(sorted({_storable(kind) for kind in types if isinstance(kind, str)}))
+
+
+def _storable(text: str) -> str:
+    """The text as tables can hold it: JSON may escape lone surrogates, which no encoding has."""
+    return text.encode("utf-8", "replace").decode()

@@ -79,7 +79,7 @@ def _loading_encoder() -> Future[Encode]:
     def load() -> None:
         try:
             loading.set_result(_load_encoder())
-        except VocabularyError as error:
+        except BaseException as error:  # noqa: BLE001  (whoever asks for the result gets it; else they wait for ever)
             loading.set_exception(error)
 
     threading.Thread(target=load, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from kv_pipeline.export.analysis import trace_analysis
 from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
 from kv_pipeline.export.trace_json import MAIN_AGENT, Json, TraceRequest, agent_tree, trace_json
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES
+from kv_pipeline.schemas.columns import hash_lists
 from kv_pipeline.schemas.conversations import AGENTS
 from kv_pipeline.steps.conversations import Progress, no_progress, user_requests
 from kv_pipeline.steps.segments import load_segments
@@ -65,7 +67,7 @@ def export_traces(
         store: The store.
         out: Folder for the files; made if missing.
         options: What to write.
-        conversation_ids: Only these; all if None. Session ids alone are understood.
+        conversation_ids: Only these; all if None. Session ids, or how they begin, are understood.
         progress: Told of every conversation.
 
     Raises:
@@ -77,17 +79,26 @@ def export_traces(
     out.mkdir(parents=True, exist_ok=True)
     numbering = Numbering(options.block_size or store.settings.block_size, options.scope)
     files: list[Path] = []
+    taken: set[str] = set()
     n_requests, left_out = 0, Counter[str]()
     for key in keys:
         for piece in _pieces(store, key, numbering.block_size, options):
             if piece.requests.height < options.min_requests:
                 left_out["fewer requests than --min-requests"] += 1
                 continue
-            trace_id = f"trace_{len(files) + 1:04d}" if options.anonymize else key.replace("/", "_") + piece.suffix
+            wanted = f"trace_{len(files) + 1:04d}" if options.anonymize else key.replace("/", "_") + piece.suffix
+            trace_id = _unique(wanted, taken)
+            taken.add(trace_id)
             files.append(_write(store, out, trace_id, piece, numbering, options))
             n_requests += piece.requests.height
         progress(1)
     return ExportResult(files, n_requests, dict(left_out))
+
+
+def _unique(wanted: str, taken: set[str]) -> str:
+    """User a_b with session c and user a with session b_c would share a file."""
+    names = (wanted if number == 1 else f"{wanted}_{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
 
 
 class Numbering:
@@ -117,11 +128,18 @@ def _selected(store: Store, conversation_ids: Sequence[str] | None) -> list[str]
     known = store.partitions(TRACES.name)
     if conversation_ids is None:
         return known
-    by_session = {key.partition("/")[2]: key for key in known}
-    unknown = [name for name in conversation_ids if name not in known and name not in by_session]
-    if unknown:
-        raise UsageError(f"There is no conversation {unknown[0]!r}. `kv-pipeline list` shows those there are.")
-    return sorted({name if name in known else by_session[name] for name in conversation_ids})
+    return sorted({_named(known, name) for name in conversation_ids})
+
+
+def _named(known: list[str], name: str) -> str:
+    """The conversation that a full id, a session id or the unambiguous beginning of a session id names."""
+    if name in known:
+        return name
+    found = [key for key in known if key.partition("/")[2].startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    what = f"There is no conversation {name!r}" if not found else f"{len(found)} conversations begin with {name!r}"
+    raise UsageError(f"{what}. `kv-pipeline list` shows those there are.")
 
 
 def _pieces(store: Store, key: str, block_size: int, options: ExportOptions) -> Iterator[_Piece]:
@@ -150,7 +168,7 @@ def _with_blocks(store: Store, key: str, block_size: int) -> pl.DataFrame:
         blocks = _rehashed(store, key, block_size)
     hashes = blocks["new_block_hashes"].explode().drop_nulls().to_numpy()
     paths = [hashes[path] for path in conversation_paths(blocks)]
-    return traces.with_columns(*(blocks[name] for name in _SECTIONS), path=pl.Series(paths, dtype=pl.List(pl.UInt64)))
+    return traces.with_columns(*(blocks[name] for name in _SECTIONS), path=hash_lists(paths))
 
 
 def _rehashed(store: Store, key: str, block_size: int) -> pl.DataFrame:

@@ -74,14 +74,17 @@ def agent_tree(requests: Sequence[TraceRequest], agents: Iterable[Json]) -> Trac
 
 
 def _live_parent(node: TraceAgent, nodes: dict[str, TraceAgent], root: TraceAgent) -> TraceAgent:
+    """The nearest ancestor with requests; the root if there is none, or if the ancestors form a circle."""
     seen = {id(node)}
+    nearest = None
     parent = nodes.get(node.facts["parent_agent_id"] or MAIN_AGENT)
-    while parent is not None and id(parent) not in seen:
-        if parent.requests:
-            return parent
+    while parent is not None:
+        if id(parent) in seen:
+            return root
         seen.add(id(parent))
+        nearest = nearest or (parent if parent.requests else None)
         parent = nodes.get(parent.facts["parent_agent_id"] or "")
-    return root
+    return nearest or root
 
 
 def trace_json(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+import numpy as np
+import numpy.typing as npt
 import pandera.polars as pa
 import polars as pl
 import pyarrow
@@ -49,3 +51,11 @@ def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.Dat
     arrays = [pyarrow.array(values, field.type) for field, values in zip(schema, columns, strict=True)]
     frame = pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=schema))
     return cast("pl.DataFrame", frame)
+
+
+def hash_lists(arrays: Sequence[npt.NDArray[np.uint64]]) -> pl.Series:
+    """One list of u64 a row, whatever the lengths.
+
+    Polars 2.1 makes a fixed-size Array column of arrays that happen to be equally long, even if asked for lists.
+    """
+    return pl.Series(arrays, dtype=pl.List(pl.UInt64)).cast(pl.List(pl.UInt64))

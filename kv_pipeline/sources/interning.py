@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kv_pipeline.core.hashing import salted_digest, salted_u64
-from kv_pipeline.core.normalise import Marker, NormalisedSegment, SegmentKind, normalise
+from kv_pipeline.core.normalise import Marker, NormalisedSegment, SegmentKind, normalise, split_billing_churn
 
 Row = tuple[Any, ...]
 
@@ -59,6 +59,13 @@ class SegmentInterner:
             ValueError: The segment is not JSON.
             RecursionError: It is nested too deeply.
         """
+        if kind is SegmentKind.SYSTEM and not self._keep_billing_header:
+            raw, churn = split_billing_churn(raw)
+            if churn is not None:
+                return self._intern_repeated(kind, raw)._replace(billing_header_id=self._churn_id(churn))
+        return self._intern_repeated(kind, raw)
+
+    def _intern_repeated(self, kind: SegmentKind, raw: bytes) -> Interned:
         latest = self._latest.get(kind)
         if latest is not None and latest[0] == raw:  # the usual case for tools and system: comparing beats hashing
             return latest[1]
@@ -102,7 +109,10 @@ class SegmentInterner:
             self._ids.append(segment_id)
             self._queue(index, segment_id, segment)
         churn = segment.billing_churn
-        return Interned(index, segment.markers, None if churn is None else salted_u64(self._salt, churn.encode()))
+        return Interned(index, segment.markers, None if churn is None else self._churn_id(churn))
+
+    def _churn_id(self, churn: str) -> int:
+        return salted_u64(self._salt, churn.encode())
 
     def _queue(self, index: int, segment_id: bytes, segment: NormalisedSegment) -> None:
         payloads = [

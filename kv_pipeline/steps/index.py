@@ -15,7 +15,7 @@ from kv_pipeline.sources.transcripts.frames import transcript_frames
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, write_skips
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
-from kv_pipeline.store import Store
+from kv_pipeline.store import Store, safe_name
 
 INDEX_STATE: Final = "conversation_index"
 INDEX_MODELS: Final = (CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS, CONVERSATIONS)
@@ -55,7 +55,7 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
         user_id,
         store.read(RAW_REQUESTS, databases),
         store.read(MESSAGE_INDEX, databases),
-        *transcript_frames(read),
+        *map(_with_safe_sessions, transcript_frames(read)),
     )
     for model, frame in zip(INDEX_MODELS, index, strict=True):
         store.write(model, user_id, frame)
@@ -63,6 +63,18 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
     return IndexedUser(index, sum(skip.is_left_out for skip in skips))
+
+
+def _with_safe_sessions(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sessions become partition keys, and whoever wrote the transcripts named them."""
+    safe = frame.select(pl.col("session_id").unique()).with_columns(
+        safe_id=pl.col("session_id").map_elements(safe_name, return_dtype=pl.String)
+    )
+    return (
+        frame.join(safe, on="session_id", maintain_order="left")
+        .with_columns(session_id="safe_id")
+        .select(frame.columns)
+    )
 
 
 def conversations(store: Store) -> pl.DataFrame:

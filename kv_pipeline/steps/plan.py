@@ -8,20 +8,21 @@ import polars as pl
 
 from kv_pipeline.landing import Landing, UserTranscripts
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
-from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
+from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.steps.conversations import fingerprint_of
 from kv_pipeline.steps.databases import RAW_REQUESTS_STATE, database_fingerprint
 from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
-from kv_pipeline.steps.index import INDEX_STATE, conversations, user_fingerprint
+from kv_pipeline.steps.index import INDEX_MODELS, INDEX_STATE, conversations, user_fingerprint
 from kv_pipeline.store import Store
 
+DATABASE_MODELS: Final = (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT, MESSAGE_INDEX)
 CONVERSATION_TABLES: Final = (TOKENIZED_BLOCKS.name, TRACES.name, VALIDATION_REPORT.name)
 
 
 def stale_databases(store: Store, landing: Landing) -> list[str]:
     """Databases of the landing folder that are new or changed, sorted."""
     state = store.state(RAW_REQUESTS_STATE)
-    present = set(store.partitions(RAW_REQUESTS.name)) & set(store.partitions(MESSAGE_INDEX.name))
+    present = set.intersection(*(set(store.partitions(model.name)) for model in DATABASE_MODELS))
     return [
         key
         for key, file in sorted(landing.databases.items())
@@ -32,10 +33,11 @@ def stale_databases(store: Store, landing: Landing) -> list[str]:
 def stale_users(store: Store, landing: Landing) -> list[str]:
     """Users of the landing folder whose index is out of date, sorted."""
     state = store.state(INDEX_STATE)
+    present = set.intersection(*(set(store.partitions(model.name)) for model in INDEX_MODELS))
     return [
         user
         for user in landing.users
-        if state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+        if user not in present or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
     ]
 
 

@@ -10,7 +10,7 @@ from kv_pipeline.core.paths import BlockNumbers, block_paths, shared_prefix_bloc
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import Encode
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
-from kv_pipeline.schemas.columns import polars_schema
+from kv_pipeline.schemas.columns import hash_lists, polars_schema
 from kv_pipeline.steps.segments import LoadedSegments
 
 
@@ -38,7 +38,7 @@ def tokenize_conversation(
         prefix_request_index=pl.Series([b.prefix_request for b in blocks], dtype=pl.Int64),
         shared_blocks=pl.Series([b.shared_blocks for b in blocks], dtype=pl.UInt32),
         agent_shared_blocks=pl.Series(_agent_shared(requests["agent_id"].to_list(), blocks), dtype=pl.UInt32),
-        new_block_hashes=pl.Series([hashes_to_u64(b.new_hashes) for b in blocks], dtype=pl.List(pl.UInt64)),
+        new_block_hashes=hash_lists([hashes_to_u64(b.new_hashes) for b in blocks]),
     ).select(polars_schema(TOKENIZED_BLOCKS).names())  # fmt: skip
 
 

@@ -100,7 +100,7 @@ class RepetitionParser:
         """The remembered body that shares the most messages; one that is continued ends the search."""
         best: tuple[int, _Known | None] = (0, None)
         for known in self._recent:
-            if raw.startswith(known.raw[:_HEAD_BYTES]):
+            if raw.startswith(known.raw[: min(_HEAD_BYTES, known.ends[0])]):
                 n_shared = known.n_shared(raw)
                 if n_shared > best[0]:
                     best = n_shared, known

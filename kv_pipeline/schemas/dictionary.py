@@ -1,0 +1,56 @@
+"""The data dictionary in `docs/`, made from the models.
+
+`python -m kv_pipeline.schemas.dictionary > docs/data-dictionary.md` writes it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import pandera.polars as pa
+
+from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
+from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
+
+TABLES: Final = {
+    "raw_requests": (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT),
+    "message_index": (MESSAGE_INDEX,),
+    "conversation_index": (CONVERSATIONS, CONVERSATION_REQUESTS, AGENTS, UNINDEXED_REQUESTS),
+    "tokenized_blocks": (TOKENIZED_BLOCKS,),
+    "traces": (TRACES,),
+    "validation_report": (VALIDATION_REPORT, VALIDATION_SUMMARY),
+}
+"""Asset to the tables it writes."""
+
+_INTRODUCTION: Final = """# Data dictionary
+
+Made from the Pandera models (`python -m kv_pipeline.schemas.dictionary`); do not edit. Files are
+`<store>/<table>/<partition>.parquet`. Every file's Parquet metadata has a key `kv_pipeline` with the store's settings:
+block size, hash scheme, tokenizer and vocabulary digest, normalisation.
+"""
+
+
+def dictionary() -> str:
+    """The document, in Markdown."""
+    parts = [_INTRODUCTION]
+    for asset, models in TABLES.items():
+        parts.append(f"## Asset {asset}\n")
+        parts += [_table(model) for model in models]
+    return "\n".join(parts)
+
+
+def _table(model: pa.DataFrameSchema) -> str:
+    key = ", ".join(f"`{name}`" for name in model.unique or ()) or "none"
+    lines = [f"### {model.name}\n", f"{model.description} Unique key: {key}.\n", "| column | type | null | meaning |"]
+    lines.append("|---|---|---|---|")
+    lines += [
+        f"| `{name}` | {column.dtype} | {'yes' if column.nullable else 'no'} | {column.description} |"
+        for name, column in model.columns.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(dictionary())

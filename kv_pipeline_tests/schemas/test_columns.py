@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pandera.polars as pa
+import polars as pl
+import pytest
+
+from kv_pipeline.errors import StoreError
+from kv_pipeline.schemas import blocks, conversations, requests
+from kv_pipeline.schemas.columns import at_least, column, frame_of, hash_lists, one_of, polars_schema, table
+from kv_pipeline.store import check
+
+MODELS = [
+    model
+    for module in (requests, conversations, blocks)
+    for model in vars(module).values()
+    if isinstance(model, pa.DataFrameSchema)
+]
+SMALL = table(
+    "small",
+    "One row per thing.",
+    unique=["a"],
+    columns={
+        "a": column(pl.UInt32(), "A number.", at_least(1)),
+        "b": column(pl.String(), "A choice.", one_of(("x", "y")), nullable=True),
+    },
+)
+
+
+@pytest.mark.parametrize("arrays", [[], [[]], [[], []], [[1, 2]], [[1], [2]], [[], [1]], [[2**64 - 1], [1, 2]]])
+def test_lists_stay_lists_whatever_their_lengths(arrays):
+    series = hash_lists([np.array(values, dtype=np.uint64) for values in arrays])
+    assert series.dtype == pl.List(pl.UInt64)
+    assert series.to_list() == arrays
+
+
+def test_there_is_a_model_for_every_table():
+    assert len({model.name for model in MODELS}) == len(MODELS) == 12
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_models_are_complete(model):
+    assert model.strict and model.ordered and not model.coerce
+    assert model.description.endswith(".")
+    assert set(model.unique or ()) <= set(model.columns)
+    for name, declared in model.columns.items():
+        assert declared.description.endswith("."), name
+        assert not declared.coerce
+    empty = frame_of(model, [])
+    assert check(model, empty).schema == polars_schema(model)
+
+
+def small(*rows):
+    return frame_of(SMALL, rows)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(small((0, "x")), id="range"),
+        pytest.param(small((1, "z")), id="closed set"),
+        pytest.param(small((1, "x"), (1, "y")), id="unique"),
+        pytest.param(small((None, "x")), id="null"),
+        pytest.param(small((1, "x")).with_columns(c=1), id="another column"),
+        pytest.param(small((1, "x")).select("a"), id="missing column"),
+        pytest.param(small((1, "x")).select("b", "a"), id="order"),
+        pytest.param(small((1, "x")).cast({"a": pl.Int64}), id="type"),
+    ],
+)
+def test_frames_that_break_the_model(frame):
+    with pytest.raises(StoreError, match="Table small breaks its model"):
+        check(SMALL, frame)
+
+
+def test_a_message_names_no_value():
+    with pytest.raises(StoreError) as caught:
+        check(SMALL, small((1, "secret")))
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_good_frame_passes_unchanged():
+    frame = small((1, "x"), (2, None))
+    assert check(SMALL, frame).equals(frame)

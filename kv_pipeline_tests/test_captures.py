@@ -1,0 +1,94 @@
+"""Real traffic through all steps. Runs where KV_PIPELINE_CAPTURES names a folder that holds `fixed/` and `older/`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from kv_pipeline.export.exporter import export_traces
+from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.schemas.blocks import TRACES, VALIDATION_REPORT
+from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.requests import RAW_REQUESTS
+from kv_pipeline_tests import oracle_traces
+from kv_pipeline_tests.comparison import assert_user_as_defined, requests_by_agent
+from kv_pipeline_tests.factories import bring_up_to_date, open_store
+
+VARIABLE = "KV_PIPELINE_CAPTURES"
+CAPTURES = Path(os.environ.get(VARIABLE) or "captures are not here")
+
+pytestmark = pytest.mark.skipif(
+    not CAPTURES.is_dir(),
+    reason=f"real captures are private: set {VARIABLE} to a folder with the landing users fixed/ and older/",
+)
+
+
+@pytest.fixture(scope="module", params=["fixed", "older"])
+def user(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def store(user, tmp_path_factory):
+    inbox = tmp_path_factory.mktemp("inbox")
+    shutil.copytree(CAPTURES / user, inbox / user)
+    with pytest.MonkeyPatch.context() as patch:
+        made = open_store(tmp_path_factory.mktemp("store"), patch)
+        bring_up_to_date(made, inbox)
+        yield made
+
+
+def test_every_request_is_the_oracles(store, user, tmp_path):
+    assert assert_user_as_defined(store, CAPTURES / user, tmp_path) == {"fixed": 137, "older": 95}[user]
+
+
+def test_conversations_and_agents(store, user):
+    known = store.read(CONVERSATIONS, [user])
+    agents = store.read(AGENTS, [user]).filter((pl.col("agent_id") != "main") & (pl.col("n_requests") > 0))
+    linked, others = agents.filter(pl.col("link") != "none"), agents.filter(pl.col("link") == "none")
+    assert set(known["match_rate"]) == {1.0}
+    assert linked["agent_id"].is_unique().all()
+    assert (known.height, linked.height, others.height) == {"fixed": (3, 4, 0), "older": (2, 3, 6)}[user]
+    assert int(linked["is_fork"].sum()) == {"fixed": 1, "older": 0}[user]
+    assert set(others["subagent_type"]) <= {"warmup"}
+    assert set(others["n_requests"]) <= {1}
+
+
+def test_every_row_is_accounted_for(store, user):
+    n_rows = store.read(RAW_REQUESTS, [f"{user}/requests"]).height
+    traces = store.read(TRACES, store.partitions(TRACES.name)).height
+    reasons = dict(store.read(UNINDEXED_REQUESTS, [user])["reason"].value_counts().iter_rows())
+    assert n_rows == {"fixed": 142, "older": 306}[user]
+    twins = traces if user == "older" else 0
+    assert n_rows == traces + twins + sum(reasons.values())
+    assert reasons.get("failed_attempt", 0) == {"fixed": 3, "older": 0}[user]
+    assert "unknown" not in reasons
+
+
+def test_billed_rate_is_that_of_the_rows_that_paid(store, user):
+    report = store.read(VALIDATION_REPORT, store.partitions(VALIDATION_REPORT.name))
+    rows = report.filter((pl.col("scope") == "agent") & (pl.col("lifetime") == "5m"))
+    turns = oracle_traces.turns(CAPTURES / user)
+    usages = [turn.billed.usage for turn in turns]
+    reads = sum(usage["cache_read_input_tokens"] for usage in usages)
+    prompts = reads + sum(usage["input_tokens"] + usage["cache_creation_input_tokens"] for usage in usages)
+    assert (rows["billed_read_tokens"].sum(), rows["billed_prompt_tokens"].sum()) == (reads, prompts)
+    if user == "older":
+        replays = [turn.answer.usage for turn in turns]
+        assert all(turn.answer.row_id != turn.billed.row_id for turn in turns)
+        assert sum(usage["cache_read_input_tokens"] for usage in replays) > reads
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_exported_traces_hold_every_sub_agent_once(store, user, tmp_path, profile):
+    result = export_traces(store, tmp_path, ExportOptions(profile=profile))
+    traces = [json.loads(path.read_bytes()) for path in result.files]
+    agents = [requests_by_agent(trace["requests"]) for trace in traces]
+    n_subagents = sum(len(found) - 1 for found in agents)
+    assert n_subagents == sum(trace["totals"]["subagent_count"] for trace in traces) == {"fixed": 4, "older": 9}[user]
+    assert sum(len(own) for found in agents for own in found.values()) == result.n_requests

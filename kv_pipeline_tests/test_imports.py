@@ -1,0 +1,87 @@
+"""What may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kv_pipeline
+
+PACKAGE = Path(kv_pipeline.__file__).parent
+CORE = sorted((PACKAGE / "core").glob("*.py"))
+FORBIDDEN = {"dagster", "sqlite3", "os", "time", "random", "secrets", "shutil", "tempfile", "subprocess", "socket",
+             "glob", "requests", "urllib"}  # fmt: skip
+FILE_CALLS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "unlink", "mkdir", "read_parquet",
+              "write_parquet", "scan_parquet", "iterdir", "stat", "now", "utcnow", "today", "uuid4"}  # fmt: skip
+MAY_READ_THE_VOCABULARY = "tokenizer.py"
+SHELLS = ("kv_pipeline.steps", "kv_pipeline.defs", "kv_pipeline.cli", "kv_pipeline.store", "kv_pipeline.landing",
+          "kv_pipeline.export", "kv_pipeline.sources", "kv_pipeline.reports", "kv_pipeline.runner")  # fmt: skip
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def called(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_core_has_no_clock_no_files_no_chance(path):
+    names = set(imported(path))
+    assert {name.partition(".")[0] for name in names} & FORBIDDEN == set()
+    assert [name for name in names if name.startswith(SHELLS)] == []
+    allowed = {"read_bytes"} if path.name == MAY_READ_THE_VOCABULARY else set()
+    assert set(called(path)) & FILE_CALLS <= allowed
+
+
+def test_the_rule_would_notice(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("import os.path\nfrom time import time\nPath('x').write_text('y')\n")
+    assert {"os.path", "time"} <= set(imported(path))
+    assert "write_text" in set(called(path))
+
+
+@pytest.mark.parametrize("folder", ["core", "sources", "steps", "schemas", "export", "reports"])
+def test_only_the_shells_know_dagster(folder):
+    modules = {path.name: set(imported(path)) for path in (PACKAGE / folder).rglob("*.py")}
+    assert [name for name, names in modules.items() if any(n.startswith("dagster") for n in names)] == []
+
+
+def loaded(code):
+    """Modules of the first level that a fresh interpreter has loaded after running the code."""
+    script = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        f"sys.argv = ['kv-pipeline', *{arguments}]\n"
+        "from kv_pipeline.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+    )
+    assert loaded(code) & HEAVY == set()
+
+
+def test_an_import_would_be_noticed():
+    assert "polars" in loaded("import polars")
+
+
+def test_core_loads_no_dagster():
+    modules = "\n".join(f"import kv_pipeline.core.{path.stem}" for path in CORE if path.stem != "__init__")
+    assert "dagster" not in loaded(modules)
