@@ -22,6 +22,9 @@ RAW_REQUESTS_STATE: Final = "raw_requests"
 CONTENT_STATE: Final = "raw_requests.content"
 """Digest of what a database's rows say: what the steps after it depend on."""
 
+MESSAGE_INDEX_STATE: Final = "message_index"
+"""Which content a database's message_index was made from: raw_requests can be made again without it."""
+
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
 
 
@@ -70,6 +73,7 @@ def index_database(store: Store, database_id: str) -> pl.DataFrame:
     """Write and return a database's message_index."""
     index = index_messages(store.read(RAW_REQUESTS, [database_id]))
     store.write(MESSAGE_INDEX, database_id, index)
+    store.update_state(MESSAGE_INDEX_STATE, {database_id: store.state(CONTENT_STATE).get(database_id, "")})
     return index
 
 

@@ -10,7 +10,12 @@ from kv_pipeline.landing import Landing, UserTranscripts
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.steps.conversations import fingerprint_of
-from kv_pipeline.steps.databases import RAW_REQUESTS_STATE, database_fingerprint
+from kv_pipeline.steps.databases import (
+    CONTENT_STATE,
+    MESSAGE_INDEX_STATE,
+    RAW_REQUESTS_STATE,
+    database_fingerprint,
+)
 from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
 from kv_pipeline.steps.index import INDEX_MODELS, INDEX_STATE, conversations, user_fingerprint
 from kv_pipeline.store import Store
@@ -21,12 +26,12 @@ CONVERSATION_TABLES: Final = (TOKENIZED_BLOCKS.name, TRACES.name, VALIDATION_REP
 
 def stale_databases(store: Store, landing: Landing) -> list[str]:
     """Databases of the landing folder that are new or changed, sorted."""
-    state = store.state(RAW_REQUESTS_STATE)
+    state, content, indexed = map(store.state, (RAW_REQUESTS_STATE, CONTENT_STATE, MESSAGE_INDEX_STATE))
     present = set.intersection(*(set(store.partitions(model.name)) for model in DATABASE_MODELS))
     return [
         key
         for key, file in sorted(landing.databases.items())
-        if key not in present or state.get(key) != database_fingerprint(file)
+        if key not in present or state.get(key) != database_fingerprint(file) or indexed.get(key) != content.get(key)
     ]
 
 

@@ -1,4 +1,6 @@
+import contextlib
 import shutil
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -152,3 +154,24 @@ def test_last_conversation_removed_rolls_up(example_store: Path, tmp_path: Path)
         assert not [key for key in instance.get_dynamic_partitions("conversations") if key.startswith("linus/")]
     assert not plan.obsolete_conversations(store)
     assert not plan.is_roll_up_stale(store)
+
+
+@pytest.mark.parametrize("with_index", [False, True], ids=["requests", "requests-and-index"])
+def test_requests_alone_again_leave_their_index_to_do(example_store: Path, tmp_path: Path, with_index: bool) -> None:
+    """A database grew, and somebody materialized raw_requests of it alone: the next run makes up for the rest."""
+    inbox, database = tmp_path / "inbox", tmp_path / "inbox/grace/requests.db"
+    shutil.copytree(example_store / "inbox/grace", inbox / "grace")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("DELETE FROM requests WHERE rowid > 6")
+        connection.commit()
+    store = Store.open(tmp_path / "store")
+    bring_up_to_date(store, Inputs(inbox))
+    shutil.copy(example_store / "inbox/grace/requests.db", database)
+    with open_instance(store.root) as instance:
+        place = Place(inbox, store, instance)
+        assert place.materialize("raw_requests", "grace/requests").success
+        if with_index:
+            assert place.run("index_conversations").success
+    bring_up_to_date(store, Inputs(inbox))
+    assert conversations(store)["n_requests"].sum() == 10
+    assert not plan.stale_databases(store, Inputs(inbox).landing())
