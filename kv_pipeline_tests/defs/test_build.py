@@ -54,7 +54,7 @@ def test_asset_is_what_the_ui_should_show(name: str) -> None:
     assert [len(column.constraints.other) for column in schema.columns] == [
         len(column.checks) for column in model.columns.values()
     ]
-    assert schema.constraints.other == [f"one row per {', '.join(model.unique)}"]
+    assert schema.constraints.other == [f"key: {name}" for name in model.unique]
 
 
 def test_constraints_read_as_words() -> None:
