@@ -24,7 +24,7 @@ def column_schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
         )
         for name, column in model.columns.items()
     ]
-    key = dg.TableConstraints(other=[f"one row per {', '.join(model.unique)}"])
+    key = dg.TableConstraints(other=[f"key: {name}" for name in model.unique])
     return {"dagster/column_schema": dg.TableSchema(columns=columns, constraints=key)}
 
 

@@ -21,6 +21,12 @@ from kv_pipeline.steps.index import conversations, user_fingerprint
 from kv_pipeline.store import Store
 
 INTERVAL_S: Final = 30
+DESCRIPTION: Final = """Requests runs for what is new or changed in the landing folder, one job after the other.
+
+Databases are registered as partitions; then the index, which registers conversations; then the conversations.
+Each is requested once per state of its inputs, so what failed is not tried again until they change; reset the
+cursor to try at once. While a run is working on the store the sensor waits.
+"""
 
 
 class _Work(NamedTuple):
@@ -46,14 +52,14 @@ class _Busy(Exception):  # noqa: N818 - a state, not an error
     """A run is working on the store."""
 
 
-@dg.sensor(jobs=JOBS, minimum_interval_seconds=INTERVAL_S, default_status=dg.DefaultSensorStatus.STOPPED)
+@dg.sensor(
+    jobs=JOBS,
+    minimum_interval_seconds=INTERVAL_S,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description=DESCRIPTION,
+)
 def landing_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
-    """Requests runs for what is new or changed in the landing folder, one job after the other.
-
-    Databases are registered as partitions; then the index, which registers conversations; then the conversations.
-    Each is requested once per state of its inputs, so what failed is not tried again until they change; reset the
-    cursor to try at once. While a run is working on the store the sensor waits.
-    """
+    """Request the next job that has something to do; see `DESCRIPTION`."""
     try:
         landing, store = pipeline.landing(), pipeline.open_store()
         with store.writing(on_wait=_give_up):

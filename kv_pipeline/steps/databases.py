@@ -23,6 +23,7 @@ CONTENT_STATE: Final = "raw_requests.content"
 """Digest of what a database's rows say: what the steps after it depend on."""
 
 MESSAGE_INDEX_STATE: Final = "message_index"
+"""Which content a database's message_index was made from: raw_requests can be made again without it."""
 
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
 _DAMAGED_ROW: Final = "damaged_row"

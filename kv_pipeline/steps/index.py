@@ -15,7 +15,7 @@ from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
 from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
 from kv_pipeline.sources.transcripts.reader import read_transcript
-from kv_pipeline.steps.databases import CONTENT_STATE, write_skips
+from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
 from kv_pipeline.store import Store
 
@@ -43,8 +43,8 @@ def user_databases(store: Store, user_id: str) -> list[str]:
 
 def user_fingerprint(store: Store, user_id: str, transcripts: UserTranscripts) -> str:
     """Fingerprint of the inputs of a user's index: transcripts, and what the user's databases say."""
-    content = store.state(CONTENT_STATE)
-    databases = [(key, content[key]) for key in user_databases(store, user_id)]
+    content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
+    databases = [(key, content[key], indexed.get(key)) for key in user_databases(store, user_id)]
     digest = hashlib.blake2b(repr((transcripts.fingerprint, databases)).encode(), digest_size=16)
     return f"{CONVERSATION_INDEX_VERSION}-{digest.hexdigest()}"
 

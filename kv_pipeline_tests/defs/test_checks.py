@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from kv_pipeline.defs import checks
+from kv_pipeline.schemas.blocks import TRACES
+from kv_pipeline_tests.defs.conftest import Place
+
+
+def frame(**columns: list[object]) -> pl.DataFrame:
+    return pl.DataFrame(columns)
+
+
+@pytest.mark.parametrize(
+    ("result", "passed"),
+    [
+        (checks.requests_recorded_once(frame(request_id=["a", "b"])), True),
+        (checks.requests_recorded_once(frame(request_id=["a", "a"])), False),
+        (checks.messages_unique(frame(message_id=["a", None, None])), True),
+        (checks.messages_unique(frame(message_id=["a", "a"])), False),
+        (checks.answers_found(frame(n_transcript_answers=[100], n_requests=[95])), True),
+        (checks.answers_found(frame(n_transcript_answers=[100], n_requests=[94])), False),
+        (checks.answers_found(frame(n_transcript_answers=[0], n_requests=[0])), True),
+        (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[120])), True),
+        (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[201])), False),
+        (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[69])), False),
+        (checks.hits_within_input(frame(hit_tokens=[5], prompt_tokens=[5])), True),
+        (checks.hits_within_input(frame(hit_tokens=[6], prompt_tokens=[5])), False),
+    ],
+)
+def test_quality_checks_warn(result: dg.AssetCheckResult, passed: bool) -> None:
+    assert result.passed is passed
+    assert result.severity is dg.AssetCheckSeverity.WARN
+
+
+def tamper(path: Path, *columns: pl.Expr) -> None:
+    pl.read_parquet(path).with_columns(*columns).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.lit(-1.0).alias("t_s"),
+        pl.lit("x").alias("type"),
+        pl.lit(None, dtype=pl.String).alias("model"),
+        pl.lit(0, dtype=pl.UInt32).alias("request_index"),
+        pl.col("turn_index").cast(pl.Int8),
+        pl.lit(1).alias("extra"),
+    ],
+    ids=str,
+)
+def test_schema_check_fails(place: Place, column: pl.Expr) -> None:
+    key = "ada/858af957-6779-4389-a2fd-2106e5bc546d"
+    assert checks.schema_result(place.store, [TRACES], [key]).passed
+    tamper(place.store.path("traces", key), column)
+    result = checks.schema_result(place.store, [TRACES], [key])
+    assert not result.passed
+    assert result.severity is dg.AssetCheckSeverity.ERROR
+    assert "traces" in str(result.metadata["problem"].value)
+
+
+def test_schema_check_fails_for_a_damaged_file(place: Place) -> None:
+    key = "ada/858af957-6779-4389-a2fd-2106e5bc546d"
+    place.store.path("traces", key).write_bytes(b"PAR1 no more")
+    assert not checks.schema_result(place.store, [TRACES], [key]).passed

@@ -1,0 +1,89 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from kv_pipeline.defs.instance import open_instance
+from kv_pipeline.defs.partitions import RANGE_END, RANGE_START
+from kv_pipeline.defs.sensors import landing_sensor
+from kv_pipeline.store import Store
+from kv_pipeline_tests.defs.conftest import EXAMPLE, Place, writer_at_work
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Place]:
+    (tmp_path / "inbox").mkdir()
+    with open_instance(tmp_path / "store") as instance:
+        yield Place(tmp_path / "inbox", Store.open(tmp_path / "store"), instance)
+
+
+def tick(place: Place, cursor: str | None) -> dg.SensorResult:
+    resources = {"pipeline": place.pipeline}
+    with dg.build_sensor_context(instance=place.instance, cursor=cursor, resources=resources) as context:
+        result = landing_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def reason(result: dg.SensorResult) -> str:
+    assert isinstance(result.skip_reason, dg.SkipReason)
+    return str(result.skip_reason.skip_message)
+
+
+def requested(result: dg.SensorResult) -> dg.RunRequest:
+    (request,) = result.run_requests or []
+    return request
+
+
+def test_a_landing_folder_is_worked_through(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    cursor, jobs = None, []
+    while (result := tick(empty, cursor)).run_requests:
+        request, cursor = requested(result), result.cursor
+        jobs.append(request.job_name)
+        assert empty.run(str(request.job_name), tags=dict(request.tags)).success
+    assert jobs == ["ingest_databases", "index_conversations", "make_conversations"]
+    assert reason(result) == "Everything is up to date."
+    assert empty.instance.get_dynamic_partitions("databases") == ["grace/requests"]
+    assert len(empty.instance.get_materialized_partitions(dg.AssetKey("validation_report"))) == 3
+    assert result.cursor == "{}"
+
+
+def test_up_to_date_after_the_command_line(place: Place) -> None:
+    assert reason(tick(place, None)) == "Everything is up to date."
+
+
+def test_damage_is_requested_again(place: Place) -> None:
+    key = "grace/07cb66fa-6445-4d90-b83a-3c92c30216dd"
+    place.store.remove("traces", key)
+    request = requested(tick(place, None))
+    assert request.job_name == "make_conversations"
+    assert request.tags == {RANGE_START: key, RANGE_END: key}
+    assert place.instance.get_dynamic_partitions("conversations")[-1] == key
+
+
+def test_the_same_work_is_requested_once(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    first = tick(empty, None)
+    assert requested(first).tags == {RANGE_START: "grace/requests", RANGE_END: "grace/requests"}
+    second = tick(empty, first.cursor)  # it failed, or still waits: the index of what is there goes on
+    assert requested(second).job_name == "index_conversations"
+    third = tick(empty, second.cursor)
+    assert reason(third) == "Requested already: ingest_databases, index_conversations."
+    shutil.copy(EXAMPLE / "linus/requests.db", empty.inbox / "grace/more.db")
+    fourth = requested(tick(empty, third.cursor))
+    assert fourth.tags == {RANGE_START: "grace/more", RANGE_END: "grace/requests"}
+
+
+def test_waits_while_a_run_is_working(place: Place) -> None:
+    with writer_at_work(place.store):
+        result = tick(place, '{"ingest_databases": "x"}')
+    assert reason(result) == "A run is working on the store."
+    assert result.cursor is None  # what was asked for is kept
+
+
+def test_no_landing_folder(empty: Place) -> None:
+    empty.inbox.rmdir()
+    assert reason(tick(empty, None)) == "There is no landing folder."
