@@ -200,6 +200,22 @@ def test_a_database_that_grew_by_a_request(inbox, tmp_path, monkeypatch):
     assert_same_as_rebuilt(store, inbox, tmp_path, monkeypatch)
 
 
+def test_an_answer_that_came_later(tmp_path, monkeypatch):
+    """The proxy writes a row when the request comes and completes it when the answer has come."""
+    store = open_store(tmp_path / "store", monkeypatch)
+    inbox = tmp_path / "inbox"
+    rows = growing_turns("a", 2)
+    path = write_database(inbox / "ada" / "requests.db", [*rows[:1], (*rows[1][:-1], None)])
+    write_transcript(inbox / "ada", "s1", [("a-0", 0), ("a-1", 60)])
+    bring_up_to_date(store, inbox)
+    assert store.read(CONVERSATIONS, ["ada"])["n_requests"].to_list() == [1]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE requests SET response = ? WHERE id = ?", (rows[1][-1], rows[1][0]))
+    assert bring_up_to_date(store, inbox)["conversations"] == ["ada/s1"]
+    assert store.read(CONVERSATIONS, ["ada"])["n_requests"].to_list() == [2]
+    assert_same_as_rebuilt(store, inbox, tmp_path, monkeypatch)
+
+
 def test_a_transcript_that_grew(tmp_path, monkeypatch):
     store = open_store(tmp_path / "store", monkeypatch)
     inbox = tmp_path / "inbox"

@@ -160,6 +160,15 @@ def test_fingerprints_change_with_the_files(tmp_path, name, changes):
     assert fingerprints(tmp_path) == fingerprints(tmp_path)
 
 
+def test_a_file_that_grew_within_one_tick_of_the_clock(tmp_path):
+    make(tmp_path, "ada/r.db", "ada/projects/p/s.jsonl")
+    path = tmp_path / "ada" / "r.db"
+    before, times = fingerprints(tmp_path), path.stat()
+    path.write_text("longer")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprints(tmp_path)[0] != before[0]
+
+
 def test_the_store_is_no_part_of_the_landing_folder(tmp_path, monkeypatch):
     """A store inside a user's folder holds no `.db` and no `.jsonl` of its own."""
     inbox = tmp_path / "inbox"

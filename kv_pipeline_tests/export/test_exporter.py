@@ -297,8 +297,9 @@ def test_splitting_at_gaps(exported):
     assert len(exported(["s2"], split_at_gap_s=4938.9)) == 2
 
 
-def test_a_request_under_way_bridges_a_gap(exported):
-    assert len(exported(["s2"], split_at_gap_s=59.0)) == 2, "the answer took 1 s of the minute"
+def test_gaps_are_measured_from_the_end_of_an_answer(exported):
+    assert len(exported(["s2"], split_at_gap_s=59.0)) == 2, "the answer took 1 s of the first minute"
+    assert len(exported(["s2"], split_at_gap_s=58.9)) == 3
 
 
 def test_nothing_of_a_name_or_a_time_of_day_is_left(exported, tmp_path):
@@ -372,6 +373,17 @@ def test_conversations_whose_names_run_together_get_files_of_their_own(tmp_path,
     result = export_traces(store, tmp_path / "out", ExportOptions())
     assert len(set(result.files)) == 2
     assert len({json.loads(path.read_bytes())["id"] for path in result.files}) == 2
+
+
+def test_a_long_request_bridges_a_gap_that_others_leave(tmp_path, monkeypatch):
+    def write(inbox):
+        rows = [recorded("m0", 0, response_ms=800_000), recorded("m1", 5), recorded("m2", 900)]
+        write_database(inbox / "ada" / "r.db", rows)
+        write_transcript(inbox / "ada", "s", [("m0", 0), ("m1", 5), ("m2", 900)])
+
+    store = odd_store(tmp_path, monkeypatch, write)
+    pieces = {gap: len(export_traces(store, tmp_path, ExportOptions(split_at_gap_s=gap)).files) for gap in (99, 101)}
+    assert pieces == {99: 2, 101: 1}
 
 
 def test_agents_that_name_each_other_as_parent_are_kept(tmp_path, monkeypatch):

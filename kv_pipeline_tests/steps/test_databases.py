@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.schemas.conversations import CONVERSATIONS
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
+from kv_pipeline.steps.conversations import user_requests
+from kv_pipeline.steps.segments import load_segments
 from kv_pipeline_tests import strategies as some
 from kv_pipeline_tests.comparison import assert_user_as_defined
 from kv_pipeline_tests.factories import (
@@ -77,6 +79,18 @@ def test_content_is_kept_once(tmp_path, monkeypatch):
     segments = store.read(SEGMENTS, ["ada/r"])
     assert segments["kind"].value_counts().sort("kind").rows() == [("message", 39), ("system", 1), ("tools", 1)]
     assert segments["text"].is_unique().all()
+
+
+def test_a_segment_in_two_databases_is_one(tmp_path, monkeypatch):
+    inbox, store = tmp_path / "inbox", open_store(tmp_path / "store", monkeypatch)
+    first, second = growing_turns("a", 2)
+    write_database(inbox / "ada" / "1.db", [first])
+    write_database(inbox / "ada" / "2.db", [second])
+    write_transcript(inbox / "ada", "s", [("a-0", 0), ("a-1", 60)])
+    bring_up_to_date(store, inbox)
+    loaded = load_segments(store, user_requests(store, "ada", ["ada/s"]))
+    assert sorted(loaded.numbers) == ["ada/1", "ada/2"]
+    assert len(loaded.contents) == 5, "tools, system and three messages"
 
 
 def test_only_segments_hold_content(tmp_path, monkeypatch):
