@@ -64,8 +64,9 @@ def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iter
 
 
 def _check_header(path: Path, database_id: str) -> None:
-    if path.exists() and not path.is_file():
-        raise InputError("unreadable_file", database_id, "it is no regular file", "Remove it, or rename it from .db.")
+    if not path.is_file() and (path.exists() or path.is_symlink()):
+        found = "it is no regular file, or a link to none"
+        raise InputError("not_a_file", database_id, found, "Remove it, or rename it from .db.")
     with path.open("rb") as file:
         header = file.read(len(SQLITE_MAGIC))
     if not header:
