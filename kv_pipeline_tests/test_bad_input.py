@@ -240,7 +240,7 @@ def by_reason(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:
     assert event is not None
     assert event.asset_materialization is not None
     metadata = event.asset_materialization.metadata
-    value = metadata.get("skipped_by_reason", metadata.get("notices_by_reason"))
+    value = metadata.get("notices_by_reason")
     assert isinstance(value, dg.JsonMetadataValue)
     assert isinstance(value.data, dict)
     return value.data

@@ -135,7 +135,7 @@ def conversation_index(
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
-            "skipped_by_reason": dict(sorted(notices.items())),
+            **({"notices_by_reason": dict(sorted(notices.items()))} if notices else {}),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
     )
