@@ -119,8 +119,6 @@ def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
 
 def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
     database_id = f"{user_id}/{name}"
-    if not _is_unicode(landing, path):
-        return
     if database_id in landing.databases:
         found, remedy = "another database has the same name", "Rename one of the two."
         landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
@@ -131,24 +129,11 @@ def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None
 
 
 def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path]]) -> None:
-    files = [(source, path) for source, path in found if _is_unicode(landing, path)]
-    if files:
+    if found:
         landing.transcripts[user_id] = UserTranscripts(
-            [TranscriptFile(printable(f"{user_id}/{place}/{path.name}"), path) for place, path in files],
-            _fingerprint(companion for _, path in files for companion in (path, path.with_suffix(".meta.json"))),
+            [TranscriptFile(printable(f"{user_id}/{place}/{path.name}"), path) for place, path in found],
+            _fingerprint(companion for _, path in found for companion in (path, path.with_suffix(".meta.json"))),
         )
-
-
-def _is_unicode(landing: Landing, path: Path) -> bool:
-    """Whether a file's name can be kept in tables and given to SQLite; it is noted if not."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = path.name.encode("utf-8", "replace").decode()
-        found, remedy = "its name, or that of a folder it is in, is not valid UTF-8", "Rename it."
-        landing.skips.append(Skip(shown, None, "name_not_unicode", found, remedy))
-        return False
-    return True
 
 
 def _files(landing: Landing, folder: Path, suffix: str) -> list[Path]:
