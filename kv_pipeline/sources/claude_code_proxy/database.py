@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kv_pipeline.errors import InputError
 from kv_pipeline.sources.claude_code_proxy.connection import LOCK_TIMEOUT_S, opened
@@ -94,7 +94,7 @@ def _query(connection: sqlite3.Connection, database_id: str) -> str:
 
 def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Iterator[RequestRow | InputError]:
     """Where a batch meets damage, the rows around it are read one by one."""
-    first, last, limit = _FIRST_ROW, _last_row_id(connection), _BATCH_ROWS
+    first, last, limit = _FIRST_ROW, _last_row_id(connection, database_id), _BATCH_ROWS
     while first <= last:
         try:
             batch = connection.execute(query, (first, last, limit)).fetchall()
@@ -113,11 +113,11 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
         if not batch:
             return
         for row in batch:
-            yield _row(row, database_id)
+            yield RequestRow(row[0], *map(_bytes, row[1:]))
         first = batch[-1][0] + 1
 
 
-def _last_row_id(connection: sqlite3.Connection) -> int:
+def _last_row_id(connection: sqlite3.Connection, database_id: str) -> int:
     """The last row there is now; a proxy at work could add rows faster than they are read."""
     try:
         (last,) = connection.execute("SELECT max(rowid) FROM requests").fetchone()
@@ -125,7 +125,9 @@ def _last_row_id(connection: sqlite3.Connection) -> int:
         if _code(error) != sqlite3.SQLITE_CORRUPT:
             raise
         return _LAST_ROW
-    return last if isinstance(last, int) else _LAST_ROW
+    if last is not None and not isinstance(last, int):
+        raise InputError("odd_table", database_id, "table `requests` has no row ids", _ONLY_PROXIES)
+    return _FIRST_ROW - 1 if last is None else last
 
 
 def _next_row_id(connection: sqlite3.Connection, first: int) -> int | None:
@@ -133,13 +135,6 @@ def _next_row_id(connection: sqlite3.Connection, first: int) -> int | None:
     found = connection.execute("SELECT rowid FROM requests WHERE rowid >= ? ORDER BY rowid LIMIT 1", (first,))
     row = found.fetchone()
     return None if row is None else row[0]
-
-
-def _row(row: tuple[Any, ...], database_id: str) -> RequestRow:
-    row_id, *values = row
-    if not isinstance(row_id, int):
-        raise InputError("odd_table", database_id, "table `requests` has no row ids", _ONLY_PROXIES)
-    return RequestRow(row_id, *(map(_bytes, values)))
 
 
 def _bytes(value: object) -> bytes | None:
