@@ -239,10 +239,10 @@ def test_a_conversation_that_is_gone_loses_its_partitions(tmp_path, monkeypatch)
     store = open_store(tmp_path / "store", monkeypatch)
     inbox = tmp_path / "inbox"
     write_database(inbox / "ada" / "requests.db", [*growing_turns("a", 2), *growing_turns("b", 2)])
-    gone = write_transcript(inbox / "ada", "s1", [("a-0", 0), ("a-1", 60)])
+    write_transcript(inbox / "ada", "s1", [("a-0", 0), ("a-1", 60)])
     write_transcript(inbox / "ada", "s2", [("b-0", 0), ("b-1", 60)])
     bring_up_to_date(store, inbox)
-    gone.unlink()
+    write_transcript(inbox / "ada", "s1", [("nobody's", 0)])
     bring_up_to_date(store, inbox)
     assert [store.partitions(table) for table in plan.CONVERSATION_TABLES] == [["ada/s2"]] * 3
     assert_same_as_rebuilt(store, inbox, tmp_path, monkeypatch)

@@ -71,14 +71,15 @@ def test_odd_names_become_safe_keys(tmp_path, user, name, key):
     assert landing.users == [key.partition("/")[0]]
 
 
-def test_names_that_are_no_unicode_are_told(tmp_path):
-    inbox = make(tmp_path, "ada/r.db", "ada/projects/p/s.jsonl")
+def test_names_that_are_no_unicode_are_used(tmp_path):
+    inbox = make(tmp_path, "ada/projects/p/s.jsonl")
     for odd in (b"ada/r\xfe.db", b"ada/projects/p/s\xff.jsonl", b"bob\xff/r.db"):
         make(inbox, os.fsdecode(odd))
     landing = discover(inbox)
-    assert reasons(landing) == [(name, "name_not_unicode") for name in ("r?.db", "s?.jsonl", "r.db")]
-    assert (list(landing.databases), landing.users) == (["ada/r"], ["ada"])
-    assert len(landing.transcripts["ada"].files) == 1
+    assert reasons(landing) == []
+    assert list(landing.databases) == ["ada/r%ED%B3%BE", "bob%ED%B3%BF/r"]
+    sources = [file.source for file in landing.transcripts["ada"].files]
+    assert sources == ["ada/projects/p/s.jsonl", r"ada/projects/p/s\udcff.jsonl"]
 
 
 def test_links(tmp_path):

@@ -13,7 +13,7 @@ from kv_pipeline.sources.claude_code_proxy.connection import LOCK_TIMEOUT_S, ope
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _REQUIRED_COLUMNS: Final = ("id", "timestamp", "body", "response")
 _OPTIONAL_COLUMNS: Final = ("endpoint", "model", "routed_model")
-_BATCH_ROWS: Final = 64
+_BATCH_ROWS: Final = 16
 _FIRST_ROW: Final = -(2**63)
 _LAST_ROW: Final = 2**63 - 1
 _PRIMARY_CODE: Final = 0xFF
