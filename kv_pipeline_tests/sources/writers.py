@@ -63,4 +63,7 @@ def running_writer(script: str, database: Path) -> Iterator[None]:
         finally:
             process.stdin.write("\n")
             process.stdin.flush()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=30)
+            finally:
+                process.kill()

@@ -64,8 +64,9 @@ def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iter
 
 
 def _check_header(path: Path, database_id: str) -> None:
-    if path.exists() and not path.is_file():
-        raise InputError("unreadable_file", database_id, "it is no regular file", "Remove it, or rename it from .db.")
+    if not path.is_file() and (path.exists() or path.is_symlink()):
+        found = "it is no regular file, or a link to none"
+        raise InputError("not_a_file", database_id, found, "Remove it, or rename it from .db.")
     with path.open("rb") as file:
         header = file.read(len(SQLITE_MAGIC))
     if not header:
@@ -88,15 +89,15 @@ def _query(connection: sqlite3.Connection, database_id: str) -> str:
         raise InputError("missing_column", database_id, found, remedy)
     optional = [name if name in present else f"NULL AS {name}" for name in _OPTIONAL_COLUMNS]
     selected = ", ".join([*_REQUIRED_COLUMNS, *optional])
-    return f"SELECT rowid, {selected} FROM requests WHERE rowid >= ? ORDER BY rowid LIMIT ?"
+    return f"SELECT rowid, {selected} FROM requests WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"
 
 
 def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Iterator[RequestRow | InputError]:
     """Where a batch meets damage, the rows around it are read one by one."""
-    first, limit = _FIRST_ROW, _BATCH_ROWS
-    while first <= _LAST_ROW:
+    first, last, limit = _FIRST_ROW, _last_row_id(connection), _BATCH_ROWS
+    while first <= last:
         try:
-            batch = connection.execute(query, (first, limit)).fetchall()
+            batch = connection.execute(query, (first, last, limit)).fetchall()
         except sqlite3.DatabaseError as error:
             if _code(error) != sqlite3.SQLITE_CORRUPT:
                 raise
@@ -114,6 +115,17 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
         for row in batch:
             yield _row(row, database_id)
         first = batch[-1][0] + 1
+
+
+def _last_row_id(connection: sqlite3.Connection) -> int:
+    """The last row there is now; a proxy at work could add rows faster than they are read."""
+    try:
+        (last,) = connection.execute("SELECT max(rowid) FROM requests").fetchone()
+    except sqlite3.DatabaseError as error:
+        if _code(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+        return _LAST_ROW
+    return last if isinstance(last, int) else _LAST_ROW
 
 
 def _next_row_id(connection: sqlite3.Connection, first: int) -> int | None:

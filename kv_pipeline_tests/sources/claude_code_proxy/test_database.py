@@ -11,7 +11,7 @@ import pytest
 from kv_pipeline.errors import InputError
 from kv_pipeline.sources.claude_code_proxy import connection
 from kv_pipeline.sources.claude_code_proxy.database import RequestRow, read_rows
-from kv_pipeline_tests.sources.factories import listing, make_body, make_database, make_row, make_rows
+from kv_pipeline_tests.sources.factories import insert_rows, listing, make_body, make_database, make_row, make_rows
 from kv_pipeline_tests.sources.writers import (
     DIE_IN_TRANSACTION,
     DIE_WITH_WAL,
@@ -129,8 +129,9 @@ def test_a_missing_file_a_folder_and_a_pipe_are_named_and_do_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.db")
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "dangling.db").symlink_to(tmp_path / "nowhere")
-    for name in ("pipe", "folder", "dangling", "missing"):
-        assert failure(tmp_path / f"{name}.db").reason == "unreadable_file", name
+    for name in ("pipe", "folder", "dangling"):
+        assert failure(tmp_path / f"{name}.db").reason == "not_a_file", name
+    assert failure(tmp_path / "missing.db").reason == "unreadable_file"
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
@@ -186,6 +187,16 @@ def test_reading_does_not_keep_the_proxy_from_writing(tmp_path):
     with closing(sqlite3.connect(path, timeout=0)) as proxy, proxy:
         proxy.execute("UPDATE requests SET model = 'other' WHERE rowid = 200")
     assert len(list(rows)) == 199
+
+
+def test_rows_that_come_while_reading_are_left_for_the_next_time(tmp_path):
+    path = make_database(tmp_path, make_rows(100))
+    rows = read_rows(path, "ada/requests")
+    next(rows)
+    with closing(sqlite3.connect(path, isolation_level=None)) as proxy:
+        insert_rows(proxy, [make_row(id="late")])
+    assert len(list(rows)) == 99
+    assert len(read(path)) == 101
 
 
 class TestNothingIsWritten:
