@@ -18,6 +18,8 @@ from kv_pipeline.core.simulate import LIFETIMES_S, Use, prefix_hit_blocks
 from kv_pipeline.schemas.blocks import VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.columns import polars_schema
 
+_CACHE_COLUMNS: Final = {"agent": ["agent_id", "model"], "conversation": ["model"]}
+"""Requests of a conversation share a cache in a scope when they agree in these columns."""
 _SUMMARY_KEYS: Final = ["conversation_id", "model", "scope", "lifetime"]
 
 
@@ -31,26 +33,28 @@ def conversation_paths(blocks: pl.DataFrame) -> Iterator[BlockNumbers]:
 
 
 def conversation_hits(blocks: pl.DataFrame) -> pl.DataFrame:
-    """Predicted hit blocks of one conversation for the scopes that it decides alone.
+    """Predicted hit blocks of conversations for the scopes that each decides alone.
 
     Args:
-        blocks: Its TOKENIZED_BLOCKS in order.
+        blocks: TOKENIZED_BLOCKS of any number of conversations, each in order.
 
     Returns:
-        One row per (request, scope, lifetime): conversation_id, request_index, scope, lifetime, hit_blocks.
+        One row per (request, scope, lifetime): conversation_id, request_index, scope, lifetime, hit_blocks; in the
+        order of the conversations, then of scope and lifetime.
     """
-    paths = list(conversation_paths(blocks))
-    n_blocks = int(blocks["new_block_hashes"].list.len().sum())
-    models, times = blocks["model"].to_list(), _times_s(blocks)
-    caches = {"agent": list(zip(blocks["agent_id"].to_list(), models, strict=True)), "conversation": models}
+    conversations = blocks.partition_by("conversation_id", maintain_order=True)
+    requests = pl.concat(frame.select("conversation_id", "request_index") for frame in conversations)
     return pl.concat(
-        _hit_rows(
-            blocks.select("conversation_id", "request_index"),
-            scope,
-            prefix_hit_blocks(map(Use, keys, times, paths), n_blocks),
-        )
-        for scope, keys in caches.items()
+        _hit_rows(requests, scope, np.concatenate([_own_hits(frame, columns) for frame in conversations]))
+        for scope, columns in _CACHE_COLUMNS.items()
     )
+
+
+def _own_hits(blocks: pl.DataFrame, cache_columns: list[str]) -> npt.NDArray[np.int64]:
+    """Hit blocks of one conversation, shape (requests, lifetimes)."""
+    n_blocks = int(blocks["new_block_hashes"].list.len().sum())
+    caches = blocks.select(cache_columns).rows()
+    return prefix_hit_blocks(map(Use, caches, _times_s(blocks), conversation_paths(blocks)), n_blocks)
 
 
 def shared_hits(conversations: Iterable[pl.DataFrame], scope: str) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from pydantic import Field
 from kv_pipeline import progress
 from kv_pipeline.defs import checks
 from kv_pipeline.defs.event_log import delete_dynamic_partitions
-from kv_pipeline.defs.metadata import column_schema, row_counts
+from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range, keys_of_run
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import InputError, StoreError
@@ -54,8 +54,7 @@ def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
     return dg.MaterializeResult(
         metadata={
             **row_counts(store, requests.RAW_REQUESTS, keys, frame.height),
-            "notices": notices.total(),
-            **({"notices_by_reason": dict(sorted(notices.items()))} if notices else {}),
+            **notice_counts(notices),
         },
         check_results=[
             checks.schema_result(store, [requests.RAW_REQUESTS, requests.SEGMENTS, requests.SKIPPED_INPUT], keys),
@@ -135,7 +134,7 @@ def conversation_index(
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
-            **({"notices_by_reason": dict(sorted(notices.items()))} if notices else {}),
+            **notice_counts(notices),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
     )

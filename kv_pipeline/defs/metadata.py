@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import dagster as dg
@@ -41,6 +42,14 @@ def row_counts(store: Store, model: pa.DataFrameSchema, keys: Sequence[str], n_r
     """
     of_partition = {"dagster/partition_row_count": n_rows} if len(keys) == 1 else {"rows_of_run": n_rows}
     return {"dagster/row_count": _table_rows(store, model), **of_partition, "partitions_of_run": len(keys)}
+
+
+def notice_counts(notices: Counter[str]) -> dict[str, int | dict[str, int]]:
+    """How many notices about the input there were; by reason, if there were any."""
+    return {
+        "notices": notices.total(),
+        **({"notices_by_reason": dict(sorted(notices.items()))} if notices else {}),
+    }
 
 
 def _table_rows(store: Store, model: pa.DataFrameSchema) -> int:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 import polars as pl
 
+from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.core.validation import conversation_paths
 from kv_pipeline.errors import StoreError, UsageError
@@ -174,7 +175,9 @@ def _with_blocks(store: Store, key: str, block_size: int) -> pl.DataFrame:
 
 def _rehashed(store: Store, key: str, block_size: int) -> pl.DataFrame:
     requests = user_requests(store, key.partition("/")[0], [key])
-    return tokenize_conversation(store.salt, block_size, encoder(), load_segments(store, requests), requests)
+    segments = load_segments(store, requests)
+    tokenizer = SectionTokenizer(encoder(), segments.contents)
+    return tokenize_conversation(store.salt, block_size, tokenizer, segments, requests)
 
 
 def _split(requests: pl.DataFrame, gap_s: float | None) -> list[pl.DataFrame]:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import pandera.polars as pa
 import polars as pl
 
+from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.core.traces import trace_rows, with_resets
 from kv_pipeline.core.validation import billed_requests, conversation_hits, report_rows
@@ -62,8 +63,9 @@ def tokenize_conversations(store: Store, keys: Iterable[str], progress: Progress
 
     def frames(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
         segments = load_segments(store, requests)
+        tokenizer = SectionTokenizer(encode, segments.contents)
         for conversation in requests.partition_by("conversation_id", maintain_order=True):
-            yield tokenize_conversation(store.salt, store.settings.block_size, encode, segments, conversation)
+            yield tokenize_conversation(store.salt, store.settings.block_size, tokenizer, segments, conversation)
 
     return _make(store, TOKENIZED_BLOCKS, keys, frames, progress)
 
@@ -84,8 +86,9 @@ def validate_conversations(store: Store, keys: Iterable[str], progress: Progress
     """Write validation_report of conversations whose blocks are there."""
 
     def frames(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        for blocks in _with_blocks(store, requests).partition_by("conversation_id", maintain_order=True):
-            yield report_rows(billed_requests(blocks), conversation_hits(blocks), store.settings.block_size)
+        blocks = _with_blocks(store, requests)
+        report = report_rows(billed_requests(blocks), conversation_hits(blocks), store.settings.block_size)
+        yield from report.partition_by("conversation_id", maintain_order=True)
 
     return _make(store, VALIDATION_REPORT, keys, frames, progress)
 

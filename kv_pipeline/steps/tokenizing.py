@@ -8,25 +8,24 @@ from kv_pipeline.core.blocks import BlockTree, RequestBlocks
 from kv_pipeline.core.hashing import hashes_to_u64
 from kv_pipeline.core.paths import BlockNumbers, block_paths, shared_prefix_blocks
 from kv_pipeline.core.sections import SectionTokenizer
-from kv_pipeline.core.tokenizer import Encode
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.schemas.columns import hash_lists, polars_schema
 from kv_pipeline.steps.segments import LoadedSegments
 
 
 def tokenize_conversation(
-    salt: bytes, block_size: int, encode: Encode, segments: LoadedSegments, requests: pl.DataFrame
+    salt: bytes, block_size: int, tokenizer: SectionTokenizer, segments: LoadedSegments, requests: pl.DataFrame
 ) -> pl.DataFrame:
     """Frame of TOKENIZED_BLOCKS from one conversation's requests in order.
 
     Args:
         salt: Secret of the store.
         block_size: Tokens a block.
-        encode: Text to token ids.
+        tokenizer: Of these segments; conversations may share it.
         segments: At least the segments of the requests.
         requests: With identity columns, model, time, `database_id` and the segment columns.
     """
-    tree = BlockTree(salt, block_size, SectionTokenizer(encode, segments.contents))
+    tree = BlockTree(salt, block_size, tokenizer)
     columns = ("database_id", "tools_segment", "system_segment", "message_segments")
     in_segments = [segments.of_request(*row) for row in requests.select(columns).iter_rows()]
     blocks = [tree.add(request) for request in in_segments]

@@ -1,14 +1,16 @@
 import contextlib
 import shutil
 import sqlite3
-import threading
+from collections import Counter
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
 
+from kv_pipeline.defs import resources
 from kv_pipeline.defs.instance import open_instance
+from kv_pipeline.defs.metadata import notice_counts
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, RANGE_END, RANGE_START, claim_range
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.steps import plan
@@ -132,29 +134,35 @@ def test_claimed_range_is_exactly_the_keys(place: Place) -> None:
     assert order[order.index(tags[RANGE_START]) : order.index(tags[RANGE_END]) + 1] == wanted
 
 
-def test_run_waits_for_the_writer(place: Place) -> None:
+def test_run_waits_for_the_writer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with writer_at_work(place.store) as let_go:
-        timer = threading.Timer(0.5, let_go)
-        timer.start()
+        say_waiting = resources._say_waiting
+
+        def say_and_let_go(context: dg.InitResourceContext) -> None:
+            say_waiting(context)
+            let_go()
+
+        monkeypatch.setattr(resources, "_say_waiting", say_and_let_go)
         result = place.run("index_conversations")
-        timer.join()
     assert result.success
     said = [entry.user_message for entry in place.instance.all_logs(result.run_id)]
     assert any("waiting for it to end" in message for message in said)
 
 
-def test_last_conversation_removed_rolls_up(example_store: Path, tmp_path: Path) -> None:
-    inbox = tmp_path / "inbox"
-    shutil.copytree(example_store / "inbox/linus", inbox / "linus")
-    store = Store.open(tmp_path / "store")
-    bring_up_to_date(store, Inputs(inbox))
-    for transcript in (inbox / "linus/projects").rglob("*.jsonl"):
-        transcript.write_text(transcript.read_text().replace('"msg_', '"of_nobody_'))
-    with open_instance(store.root) as instance:
-        assert Place(inbox, store, instance).run("index_conversations").success
-        assert not [key for key in instance.get_dynamic_partitions("conversations") if key.startswith("linus/")]
-    assert not plan.obsolete_conversations(store)
-    assert not plan.is_roll_up_stale(store)
+def test_conversations_without_requests_go_and_the_fleet_is_rolled_up(place: Place) -> None:
+    path = place.store.path("conversations", "linus")
+    pl.read_parquet(path).with_columns(n_requests=pl.lit(0, dtype=pl.UInt32)).write_parquet(path)
+    gone = plan.obsolete_conversations(place.store)
+    assert len(gone) == 2
+    assert place.run("index_conversations").success
+    assert not set(gone) & set(place.instance.get_dynamic_partitions("conversations"))
+    assert not plan.obsolete_conversations(place.store)
+    assert not plan.is_roll_up_stale(place.store)
+
+
+def test_notices_are_counted_by_reason() -> None:
+    assert notice_counts(Counter()) == {"notices": 0}
+    assert notice_counts(Counter(b=1, a=2)) == {"notices": 3, "notices_by_reason": {"a": 2, "b": 1}}
 
 
 @pytest.mark.parametrize("with_index", [False, True], ids=["requests", "requests-and-index"])
