@@ -92,11 +92,12 @@ def add_bad_files(inbox: Path) -> None:
 
 
 def add_odd_names(inbox: Path) -> None:
-    folder = inbox / os.fsdecode(b"a..b \xff\n\x1b[31m")
+    folder = inbox / "a..b ü\n\x1b[31m"
     for name in ("..x.db", "a?b#%20.db", ".tmp-1-x.db"):
         (folder / "sub dir").mkdir(parents=True, exist_ok=True)
         make_database(folder / "sub dir" / name, [make_row(id=name, response=make_response(f"msg {name}"))])
     make_transcript(folder / "projects" / "..." / "...jsonl", [make_record(message={"id": "msg ..x.db"}), "broken"])
+    make_database(folder / os.fsdecode(b"\xff.db"), [make_row(id="no name")])
     climber = make_record(message={"id": "msg a?b#%20.db"}, sessionId="../../../climbed")
     make_transcript(folder / "projects" / "agent-1.jsonl", [climber])
 
@@ -168,6 +169,7 @@ def notices(mixed: Mixed) -> set[tuple[str, int | None, str]]:
         ("mallory/projects/p/s1.jsonl", 7, "unfinished_line"),
         ("ada/same%20again", None, "copied_rows"),
         ("elsewhere.db", None, "no_user_folder"),
+        ("?.db", None, "name_not_unicode"),
     ],
 )
 def test_each_kind_of_damage_is_named(mixed, source, row, reason):
