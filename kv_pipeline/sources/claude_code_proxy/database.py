@@ -1,4 +1,4 @@
-"""The rows of a proxy's SQLite database, read in short batches so that the proxy is never kept from writing."""
+"""The rows of a proxy's SQLite database, read in one transaction: as they were at one moment, though a proxy writes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iter
     try:
         _check_header(path, database_id)
         with opened(path, scratch) as connection:
+            connection.execute("BEGIN")
             yield from _rows(connection, _query(connection, database_id), database_id)
     except OSError as error:
         found, remedy = f"the file can't be read: {error.strerror}", "Check its permissions, and the space for a copy."
@@ -118,7 +119,7 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
 
 
 def _last_row_id(connection: sqlite3.Connection, database_id: str) -> int:
-    """The last row there is now; a proxy at work could add rows faster than they are read."""
+    """The last row, so that a table whose row ids are no integers is noticed before any row is read."""
     try:
         (last,) = connection.execute("SELECT max(rowid) FROM requests").fetchone()
     except sqlite3.DatabaseError as error:

@@ -180,23 +180,27 @@ def test_a_locked_database_is_named_and_the_lock_is_waited_for_no_longer_than_st
     assert ids(path) == ["r1"]
 
 
-def test_reading_does_not_keep_the_proxy_from_writing(tmp_path):
+def test_rows_are_those_of_one_moment(tmp_path):
+    """One read transaction: a proxy in rollback mode waits with its commit until reading has ended."""
     path = make_database(tmp_path, make_rows(200))
     rows = read_rows(path, "ada/requests")
     next(rows)
-    with closing(sqlite3.connect(path, timeout=0)) as proxy, proxy:
-        proxy.execute("UPDATE requests SET model = 'other' WHERE rowid = 200")
-    assert len(list(rows)) == 199
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as proxy:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            proxy.execute("UPDATE requests SET model = 'other' WHERE rowid = 200")
+        assert len(list(rows)) == 199
+        insert_rows(proxy, [make_row(id="late")])
+    assert len(read(path)) == 201
 
 
-def test_rows_that_come_while_reading_are_left_for_the_next_time(tmp_path):
-    path = make_database(tmp_path, make_rows(100))
+def test_an_abandoned_reading_frees_the_database(tmp_path):
+    path = make_database(tmp_path, make_rows(200))
     rows = read_rows(path, "ada/requests")
     next(rows)
-    with closing(sqlite3.connect(path, isolation_level=None)) as proxy:
+    rows.close()
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as proxy:
         insert_rows(proxy, [make_row(id="late")])
-    assert len(list(rows)) == 99
-    assert len(read(path)) == 101
+    assert len(read(path)) == 201
 
 
 class TestNothingIsWritten:
