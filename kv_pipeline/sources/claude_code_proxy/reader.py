@@ -20,7 +20,6 @@ from kv_pipeline.sources.claude_code_proxy.body import not_json
 from kv_pipeline.sources.claude_code_proxy.database import RequestRow, read_rows
 from kv_pipeline.sources.claude_code_proxy.repetition import ParsedBody, RepetitionParser
 from kv_pipeline.sources.interning import Interned, Row, SegmentInterner
-from kv_pipeline.sources.prefetch import prefetched
 from kv_pipeline.sources.times import parse_utc
 
 MESSAGES_ENDPOINT: Final = "/v1/messages"
@@ -73,7 +72,7 @@ class DatabaseReader:
         """
         rows: list[Row] = []
         try:
-            for row in prefetched(read_rows(path, self._database_id, self._scratch)):
+            for row in read_rows(path, self._database_id, self._scratch):
                 self._append(rows, row)
             if not rows and not self._skips:
                 self._skips.append(_no_rows(self._database_id))
