@@ -22,6 +22,8 @@ NORMALISATION: Final = "json-compact-ascii/without-cache_control-signature/base6
 
 BILLING_HEADER_PREFIX: Final = "x-anthropic-billing-header:"
 _BILLING_CHURN: Final = re.compile(r"\b(cch|cc_prev_req|cc_prompt_id)=([^;\s]*)")
+_MARKER_OBJECT: Final = rb'"cache_control":\{(?:"[a-z]+":"[a-z0-9]+",?)*\}'
+_PLAIN_MARKER: Final = re.compile(b"," + _MARKER_OBJECT + b"|" + _MARKER_OBJECT + b",")
 _HEADER_IS_WITHIN: Final = 256
 """Bytes of the system segment in which the header's beginning is looked for."""
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))  # what json.dumps makes anew for each call
@@ -157,6 +159,15 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
         billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
     )
+
+
+def without_markers(raw: bytes, n_markers: int) -> bytes | None:
+    """A message as it will be sent once its breakpoints have moved on; None if that is not plain to see.
+
+    Quotes inside JSON strings are escaped, so the pattern only ever matches a key and its object.
+    """
+    bare, n_removed = _PLAIN_MARKER.subn(b"", raw)
+    return bare if n_removed == n_markers and b"cache_control" not in bare else None
 
 
 def split_billing_churn(raw: bytes) -> tuple[bytes, str | None]:

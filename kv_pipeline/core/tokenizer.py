@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -62,31 +60,9 @@ def reference_encoder() -> Encode:
     return lambda text: np.array(encoding.encode_ordinary(text), dtype=np.uint32)
 
 
+@cache
 def encoder() -> Encode:
     """The fastest engine that is installed; every engine gives the same ids."""
-    return _loading_encoder().result()
-
-
-def preload_encoder() -> None:
-    """Load the engine in a thread, which takes 0.1 s, for whoever is about to need it."""
-    _loading_encoder()
-
-
-@cache
-def _loading_encoder() -> Future[Encode]:
-    loading: Future[Encode] = Future()
-
-    def load() -> None:
-        try:
-            loading.set_result(_load_encoder())
-        except BaseException as error:  # noqa: BLE001  (whoever asks for the result gets it; else they wait for ever)
-            loading.set_exception(error)
-
-    threading.Thread(target=load, daemon=True).start()
-    return loading
-
-
-def _load_encoder() -> Encode:
     try:
         import gigatoken
     except ImportError:  # no wheel for this platform: tiktoken gives the same ids, only slower

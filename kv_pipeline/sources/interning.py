@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kv_pipeline.core.hashing import salted_digest, salted_u64
-from kv_pipeline.core.normalise import Marker, NormalisedSegment, SegmentKind, normalise, split_billing_churn
+from kv_pipeline.core.normalise import (
+    Marker,
+    NormalisedSegment,
+    SegmentKind,
+    normalise,
+    split_billing_churn,
+    without_markers,
+)
 
 Row = tuple[Any, ...]
 
@@ -81,6 +88,8 @@ class SegmentInterner:
         if known is None:
             known = self._old.get(key) or self._add(kind, raw)
             self._remember(key, known)
+            if known.markers and kind is SegmentKind.MESSAGE:
+                self._remember_bare(raw, known)
         return known
 
     def content_id(self, model: str, indexes: list[int]) -> int:
@@ -98,6 +107,12 @@ class SegmentInterner:
             self._young, self._old, self._young_bytes = {}, self._young, 0
         self._young[key] = interned
         self._young_bytes += len(key)
+
+    def _remember_bare(self, raw: bytes, known: Interned) -> None:
+        """The next turns send the same message without its breakpoints."""
+        bare = without_markers(raw, len(known.markers))
+        if bare is not None:
+            self._remember(bare, known._replace(markers=()))
 
     def _add(self, kind: SegmentKind, raw: bytes) -> Interned:
         segment = normalise(kind, raw, self._salt, keep_billing_header=self._keep_billing_header)

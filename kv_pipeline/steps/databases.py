@@ -8,7 +8,6 @@ from typing import Final
 
 import polars as pl
 
-from kv_pipeline.core.tokenizer import preload_encoder
 from kv_pipeline.core.twins import index_messages
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import DatabaseFile
@@ -47,7 +46,6 @@ def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
 
     A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
     """
-    preload_encoder()  # what was read is tokenised next
     try:
         content = _ingest(store, file)
     except _LostRowsError as lost:

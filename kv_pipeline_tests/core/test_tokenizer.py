@@ -67,14 +67,11 @@ def test_a_missing_vocabulary_is_named(damaged, make):
         make()
 
 
-@pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "asked for"])
-def test_an_engine_that_fails_to_load_says_so(damaged, monkeypatch, preload):
+def test_an_engine_that_fails_to_load_says_so(damaged, monkeypatch):
     def failing(path, pretokenizer):
         raise RuntimeError("no such pretokenizer")
 
     damaged.write_bytes(oracle.VOCABULARY.read_bytes())
     monkeypatch.setattr("gigatoken.Tokenizer.from_tiktoken", failing)
-    if preload:
-        tokenizer.preload_encoder()
     with pytest.raises(RuntimeError, match="no such pretokenizer"):
         tokenizer.encoder()
