@@ -95,18 +95,18 @@ class BlockTree:
             self._follow(walk, run)
         pieces = self._tokenizer.pieces(request.messages)
         for piece in pieces[:-1]:
-            self._follow_piece(walk, piece, is_last=False)
+            shortcut = walk.node.after_piece.get(piece)
+            if shortcut is None:
+                self._follow_piece(walk, piece, is_last=False)
+            else:
+                walk.node = walk.shared = shortcut
         for piece in pieces[-1:]:
             self._follow_piece(walk, piece, is_last=True)
         section_ends.append(walk.node.n_tokens)
         return self._record(section_ends, walk)
 
     def _follow_piece(self, walk: _Walk, piece: Piece, *, is_last: bool) -> None:
-        """Over both runs of a piece; a shortcut remembers where a piece in the middle has led before."""
-        shortcut = None if is_last else walk.node.after_piece.get(piece)
-        if shortcut is not None:
-            walk.node = walk.shared = shortcut
-            return
+        """Over both runs of a piece; a shortcut remembers where a piece in the middle leads."""
         start = walk.node
         for run in self._tokenizer.piece_runs(piece, is_last=is_last):
             self._follow(walk, run)

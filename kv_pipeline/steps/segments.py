@@ -24,10 +24,12 @@ class LoadedSegments(NamedTuple):
     Attributes:
         contents: Number to content; a segment that two databases hold has one number.
         numbers: Database to (segment index to number).
+        estimates: Number to stand-in tokens, of the few segments that have payloads.
     """
 
     contents: Mapping[int, SegmentContent]
     numbers: Mapping[str, Mapping[int, int]]
+    estimates: Mapping[int, int]
 
     def of_request(
         self, database_id: str, tools: int | None, system: int | None, messages: list[int]
@@ -42,8 +44,10 @@ class LoadedSegments(NamedTuple):
 
     def estimated_tokens(self, segments: RequestSegments) -> int:
         """Stand-in tokens for payloads in a request."""
-        present = [index for index in (segments.tools, segments.system) if index is not None]
-        return sum(len(self.contents[index].payload_tokens) for index in (*present, *segments.messages))
+        if not self.estimates:
+            return 0
+        numbers = (segments.tools, segments.system, *segments.messages)
+        return sum(self.estimates.get(number, 0) for number in numbers if number is not None)
 
 
 def load_segments(store: Store, requests: pl.DataFrame) -> LoadedSegments:
@@ -61,7 +65,8 @@ def load_segments(store: Store, requests: pl.DataFrame) -> LoadedSegments:
             number = known[index] = number_of.setdefault(segment_id, len(number_of))
             if number not in contents:
                 contents[number] = SegmentContent(text, _payload_tokens(payloads))
-    return LoadedSegments(contents, numbers)
+    estimates = {number: len(c.payload_tokens) for number, c in contents.items() if len(c.payload_tokens)}
+    return LoadedSegments(contents, numbers, estimates)
 
 
 def _needed(store: Store, database_id: str, requests: pl.DataFrame) -> pl.DataFrame:
