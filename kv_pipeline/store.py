@@ -34,6 +34,7 @@ from kv_pipeline.core.normalise import NORMALISATION
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import TEMPORARY
+from kv_pipeline.processes import is_other_running
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.quick import surely_holds
 
@@ -213,7 +214,7 @@ class Store:
         """Remove temporary files and folders of processes that were killed."""
         for path in list(self.root.rglob(f"{TEMPORARY}*")):
             process = path.name.removeprefix(TEMPORARY).partition("-")[0]
-            if process.isdigit() and _is_running(int(process)):
+            if process.isdigit() and is_other_running(int(process)):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -342,16 +343,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
+from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
 
 EXIT_LEFT_OUT = 1
 EXIT_USAGE = 2
@@ -30,20 +31,6 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
 DEFAULT_STORE = Path("data/store")
-
-
-class Profile(StrEnum):
-    """Which readers a trace is for."""
-
-    UPSTREAM = "upstream"
-    STRICT = "strict"
-
-
-class HashIds(StrEnum):
-    """How far a block number stands for the same block."""
-
-    GLOBAL = "global"
-    LOCAL = "local"
 
 
 class SortKey(StrEnum):
@@ -152,7 +139,7 @@ def export(
         bool, typer.Option("--anonymize", help="trace_NNNN and agent_NNN instead of ids, no times of day.")
     ] = False,
     hash_ids: Annotated[
-        HashIds | None,
+        HashIdScope | None,
         typer.Option("--hash-ids", help="Number blocks over all traces, or in each; upstream global, strict local."),
     ] = None,
     absolute_timestamps: Annotated[
@@ -162,11 +149,10 @@ def export(
 ) -> None:
     """Write traces as JSON, one file a conversation."""
     from kv_pipeline.cli.export import export_command
-    from kv_pipeline.export import options
 
-    wanted = options.ExportOptions(
-        profile=options.Profile(profile.value),
-        hash_ids=None if hash_ids is None else options.HashIdScope(hash_ids.value),
+    wanted = ExportOptions(
+        profile=profile,
+        hash_ids=hash_ids,
         block_size=block_size,
         min_requests=min_requests,
         split_at_gap_s=split_at_gap,

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import dagster as dg
 
+from kv_pipeline.processes import is_other_running
+
 HOME_VARIABLE: Final = "DAGSTER_HOME"
 PROCESS_TAG: Final = "kv_pipeline/process"
 """Tag of runs made in process by the command line: the process that works on it."""
@@ -28,7 +30,7 @@ def open_instance(store: Path) -> dg.DagsterInstance:
     with (home / ".lock").open("w") as lock:
         # Two processes that initialise one SQLite home at once break each other's migration.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not config.exists():
+        if not config.exists() or _is_of_another_folder(config, home):
             temporary = config.with_suffix(".tmp")
             temporary.write_text(json.dumps(_configuration(home), indent=1))  # JSON is YAML
             temporary.replace(config)
@@ -38,10 +40,24 @@ def open_instance(store: Path) -> dg.DagsterInstance:
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:
     """Mark runs of killed command lines as failed, which nobody else would; returns how many."""
     begun = instance.get_runs(dg.RunsFilter(statuses=_BEGUN))
-    dead = [run for run in begun if PROCESS_TAG in run.tags and not _is_running(run.tags[PROCESS_TAG])]
+    dead = [run for run in begun if PROCESS_TAG in run.tags and not _is_alive(run.tags[PROCESS_TAG])]
     for run in dead:
         instance.report_run_failed(run, "The process that worked on it died.")
     return len(dead)
+
+
+def _is_of_another_folder(config: Path, home: Path) -> bool:
+    """Whether a configuration is as we wrote it, but before the store was moved or copied; the user's own is kept."""
+    try:
+        found = json.loads(config.read_text())
+        written_for = Path(found["event_log_storage"]["config"]["base_dir"]).parents[1]
+    except (ValueError, TypeError, LookupError):
+        return False
+    return written_for != home and found == _configuration(written_for)
+
+
+def _is_alive(process: str) -> bool:
+    return process.isdigit() and is_other_running(int(process))
 
 
 def _configuration(home: Path) -> dict[str, Any]:
@@ -59,7 +75,3 @@ def _configuration(home: Path) -> dict[str, Any]:
             "class": "NoOpComputeLogManager",
         },
     }
-
-
-def _is_running(process: str) -> bool:
-    return process.isdigit() and int(process) != os.getpid() and Path(f"/proc/{process}").exists()

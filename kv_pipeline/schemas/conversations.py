@@ -7,7 +7,7 @@ from typing import Final
 import polars as pl
 
 from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
-from kv_pipeline.schemas.transcripts import LINKS
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS
 
 UNINDEXED_REASONS: Final = ("failed_attempt", "retry", "replay_twin", "side_request", "duplicate", "unknown")
 
@@ -37,17 +37,7 @@ AGENTS: Final = table(
     unique=["conversation_id", "agent_id"],
     columns={
         "conversation_id": column(pl.String(), "Conversation: user and session."),
-        "agent_id": column(pl.String(), "Agent; `main` is the main thread."),
-        "parent_agent_id": column(pl.String(), "Agent that started it; null for the main thread.", nullable=True),
-        "subagent_type": column(pl.String(), "Type the caller or client gave it.", nullable=True),
-        "link": column(pl.String(), "What ties it to its parent; none if no tool call names it.", one_of(LINKS)),
-        "tool_use_id": column(pl.String(), "Tool call that started it.", nullable=True),
-        "is_fork": column(pl.Boolean(), "Whether it continues its parent's context."),
-        "depth": column(pl.UInt32(), "0 for the main thread, 1 for its sub-agents, and so on."),
-        "status": column(pl.String(), "Status its caller saw.", nullable=True),
-        "duration_ms": column(pl.Int64(), "Duration its caller saw, in milliseconds.", nullable=True),
-        "total_tokens": column(pl.Int64(), "Tokens its caller saw.", nullable=True),
-        "tool_use_count": column(pl.Int64(), "Tool calls its caller saw.", nullable=True),
+        **{name: facts for name, facts in TRANSCRIPT_AGENTS.columns.items() if name != "session_id"},
         "n_requests": column(pl.UInt32(), "Its requests."),
     },
 )

@@ -60,3 +60,12 @@ def test_configuration_of_the_user_is_kept(tmp_path: Path) -> None:
     with open_instance(tmp_path) as instance:
         assert instance.get_settings("telemetry") == {"enabled": False}
     assert (tmp_path / "dagster/dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+
+
+def test_configuration_follows_a_store_that_was_moved(tmp_path: Path) -> None:
+    with open_instance(tmp_path / "before"):
+        pass
+    (tmp_path / "before").rename(tmp_path / "after")
+    with open_instance(tmp_path / "after") as instance:
+        base_dir = Path(instance.get_settings("event_log_storage")["config"]["base_dir"])
+    assert base_dir == (tmp_path / "after/dagster/history/runs").resolve()
