@@ -22,8 +22,8 @@ NORMALISATION: Final = "json-compact-ascii/without-cache_control-signature/base6
 
 BILLING_HEADER_PREFIX: Final = "x-anthropic-billing-header:"
 _BILLING_CHURN: Final = re.compile(r"\b(cch|cc_prev_req|cc_prompt_id)=([^;\s]*)")
-_MARKER_OBJECT: Final = rb'"cache_control":\{(?:"[a-z]+":"[a-z0-9]+",?)*\}'
-_PLAIN_MARKER: Final = re.compile(b"," + _MARKER_OBJECT + b"|" + _MARKER_OBJECT + b",")
+_MARKER_KEY: Final = b'"cache_control"'
+_MARKER: Final = re.compile(_MARKER_KEY + rb':\{(?:"[a-z]+":"[a-z0-9]+",?)*\}')
 _HEADER_IS_WITHIN: Final = 256
 """Bytes of the system segment in which the header's beginning is looked for."""
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))  # what json.dumps makes anew for each call
@@ -164,10 +164,23 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
 def without_markers(raw: bytes, n_markers: int) -> bytes | None:
     """A message as it will be sent once its breakpoints have moved on; None if that is not plain to see.
 
-    Quotes inside JSON strings are escaped, so the pattern only ever matches a key and its object.
+    Quotes inside JSON strings are escaped, so the key's bytes are only ever the key.
     """
-    bare, n_removed = _PLAIN_MARKER.subn(b"", raw)
-    return bare if n_removed == n_markers and b"cache_control" not in bare else None
+    if raw.count(_MARKER_KEY) != n_markers:
+        return None
+    for _ in range(n_markers):
+        start = raw.find(_MARKER_KEY)
+        found = _MARKER.match(raw, start)
+        if found is None:
+            return None
+        end = found.end()
+        if raw[end : end + 1] == b",":
+            raw = raw[:start] + raw[end + 1 :]
+        elif raw[start - 1 : start] == b",":
+            raw = raw[: start - 1] + raw[end:]
+        else:
+            return None
+    return raw
 
 
 def split_billing_churn(raw: bytes) -> tuple[bytes, str | None]:

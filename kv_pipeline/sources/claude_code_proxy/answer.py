@@ -20,7 +20,6 @@ from kv_pipeline.core.normalise import block_types, well_formed
 from kv_pipeline.sources.times import parse_utc
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
-_TELLING_EVENTS: Final = ("message_start", "content_block_start", "message_delta", "message_stop")
 _STATUS_ERROR: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_TOKENS: Final = 2**40
@@ -149,7 +148,8 @@ def _from_events(lines: Iterable[str]) -> _Message:
 
 def _event(line: str) -> Mapping[str, Any]:
     """A `data:` line's event; empty for other lines, for half-written ones, and for the many that say nothing here."""
-    if not line.startswith("data:") or not any(name in line[:64] for name in _TELLING_EVENTS):
+    beginning = line[:64]
+    if not line.startswith("data:") or ("message_" not in beginning and "content_block_start" not in beginning):
         return {}
     try:
         event = _loads(line[5:].encode("utf-8", "surrogatepass"))

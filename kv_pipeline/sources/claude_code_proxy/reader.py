@@ -201,12 +201,11 @@ class _Parts(NamedTuple):
         messages: list[Interned],
         automatic_ttl: str | None,
     ) -> _Parts:
+        parts = [("tools", None, tools), ("system", None, system)]
+        marked = [("messages", index, message) for index, message in enumerate(messages) if message.markers]
         breakpoints: list[dict[str, object]] = [
             {"section": section, "item_index": item, "block_index": marker.block_index, "ttl": marker.ttl}
-            for section, item, interned in (
-                [("tools", None, tools), ("system", None, system)]
-                + [("messages", index, message) for index, message in enumerate(messages)]
-            )
+            for section, item, interned in [*parts, *marked]
             if interned is not None
             for marker in interned.markers
         ]
