@@ -5,7 +5,6 @@ Dagster is only imported when something is out of date.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +86,6 @@ def _is_stale(store: Store, landing: Landing) -> bool:
 
 
 def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome) -> None:
-    import dagster as dg
-
-    warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from kv_pipeline.defs.session import Session
 
     with Session.open(store.root, inputs.inbox, inputs.paths) as session:
