@@ -16,7 +16,7 @@ from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 
 ROW = ("database_id", "row_id")
-REQUEST_ORDER = ("requested_at_utc", "n_messages", "database_id", "row_id")
+REQUEST_ORDER = ("requested_at_utc", "n_messages", "database_id", "billed_row_id")
 """Requests of one conversation share seconds: by time, then by message count, then as they were recorded."""
 
 
@@ -120,7 +120,7 @@ def _placed(user_id: str, turns: pl.DataFrame, after_compaction: pl.DataFrame) -
         turns.with_columns(conversation_id=pl.lit(user_id + "/") + pl.col("session_id"))
         .join(after_compaction, on="message_id", how="left")
         .with_columns(pl.col("is_after_compaction").fill_null(value=False))
-        .sort("conversation_id", "requested_at_utc", "n_messages", "database_id", "billed_row_id")
+        .sort("conversation_id", *REQUEST_ORDER)
         .with_columns(
             request_index=pl.int_range(pl.len(), dtype=pl.UInt32).over("conversation_id"),
             agent_request_index=pl.int_range(pl.len(), dtype=pl.UInt32).over(agent),
