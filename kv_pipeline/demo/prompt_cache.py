@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
-MAX_BREAKPOINTS = 4
 LOOK_BACK_POSITIONS = 20
 MINIMUM_TOKENS = 1_024
 LIFETIME_MS = {"5m": 300_000, "1h": 3_600_000}
