@@ -12,6 +12,7 @@ import pandera.polars as pa
 
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.explanations import CACHE_REPORT, CONTENT_BLOCKS, WHAT_IF
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
 
@@ -29,7 +30,7 @@ TABLES: Final = {
     ),
     "tokenized_blocks": (TOKENIZED_BLOCKS,),
     "traces": (TRACES,),
-    "validation_report": (VALIDATION_REPORT, VALIDATION_SUMMARY),
+    "validation_report": (VALIDATION_REPORT, VALIDATION_SUMMARY, CONTENT_BLOCKS, CACHE_REPORT, WHAT_IF),
 }
 """Asset to the tables it writes."""
 
