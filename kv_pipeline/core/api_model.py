@@ -7,7 +7,7 @@ Source of each rule: `api_rules`; the slow and obvious definition lives beside t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 from kv_pipeline.core.api_rules import LIFETIME_S, Rules
@@ -45,6 +45,8 @@ class Use(NamedTuple):
         prompt: Its place in the tree.
         model: Model that answers.
         owner: Whose cache it uses (organisation and workspace; here: the user).
+        agent: Agent that sent it, None if unknown. An agent waits for its answer, so what it wrote it can read,
+            even where times are too coarse to tell.
         started_s: Time of the request.
         began_s: Time from which what it writes can be read.
         minimum_tokens: Shorter prefixes are not cached.
@@ -55,6 +57,7 @@ class Use(NamedTuple):
     prompt: Prompt
     model: str
     owner: str
+    agent: Hashable | None
     started_s: float
     began_s: float
     minimum_tokens: int
@@ -79,18 +82,23 @@ class Prediction(NamedTuple):
 
 
 class Entry:
-    """A prefix in the cache."""
+    """A prefix in the cache, as the request wrote it."""
 
-    __slots__ = ("lifetime_s", "readable_s", "used_s")
+    __slots__ = ("_agent", "_began_s", "lifetime_s", "used_s")
 
-    def __init__(self, used_s: float, readable_s: float, lifetime_s: float) -> None:
-        self.used_s = used_s
-        self.readable_s = readable_s
+    def __init__(self, use: Use, lifetime_s: float) -> None:
+        self.used_s = use.started_s
         self.lifetime_s = lifetime_s
+        self._agent = use.agent
+        self._began_s = use.began_s
 
     def is_alive(self, now_s: float) -> bool:
         """Whether its lifetime lasts; a gap equal to it still hits."""
         return now_s - self.used_s <= self.lifetime_s
+
+    def is_readable(self, use: Use) -> bool:
+        """Whether the answer that wrote it has begun when a request comes."""
+        return self._began_s <= use.started_s or (self._agent is not None and self._agent == use.agent)
 
 
 class ApiCache:
@@ -98,18 +106,18 @@ class ApiCache:
 
     Args:
         tree: The requests' prompts.
-        lengths: What is known of prefixes' lengths; grows with every bill.
+        lengths: What is known of prefixes' lengths.
         shares_prefixes: Whether tools and system of one owner can be read by all.
-        learns_reads: Whether bills tell what was read; not when prompts are other than those that were billed.
+        learns: Whether `lengths` grows with every bill.
     """
 
     def __init__(
-        self, tree: PromptTree, lengths: LengthBook, *, shares_prefixes: bool = False, learns_reads: bool = True
+        self, tree: PromptTree, lengths: LengthBook, *, shares_prefixes: bool = False, learns: bool = True
     ) -> None:
         self._tree = tree
         self._lengths = lengths
         self._shares_prefixes = shares_prefixes
-        self._learns_reads = learns_reads
+        self._learns = learns
         self._entries: dict[tuple[str, int], Entry] = {}
 
     def entry(self, owner: str, node: int) -> Entry | None:
@@ -122,8 +130,9 @@ class ApiCache:
         marks = [mark for mark in self._marks(use) if self._is_long_enough(mark.node, use)]
         prediction = self._predict(use, hit, marks)
         self._write(use, hit, marks)
-        if use.bill is not None:
-            self._learn(use, use.bill, prediction)
+        if self._learns and use.bill is not None:
+            learn_bill(self._lengths, use, use.bill)
+            self._learn_read(use, use.bill, prediction)
         return prediction
 
     def looked_at(self, prompt: Prompt, rules: Rules) -> Iterator[int]:
@@ -145,7 +154,7 @@ class ApiCache:
     def _hit(self, use: Use) -> int:
         for node in self.looked_at(use.prompt, use.rules):
             entry = self.entry(use.owner, node)
-            if entry is not None and entry.readable_s <= use.started_s and entry.is_alive(use.started_s):
+            if entry is not None and entry.is_readable(use) and entry.is_alive(use.started_s):
                 return node
         return ROOT
 
@@ -190,27 +199,26 @@ class ApiCache:
                 entry.used_s = use.started_s
                 entry.lifetime_s = max(entry.lifetime_s, LIFETIME_S[mark.ttl])
             else:
-                lifetime_s = LIFETIME_S[mark.ttl]
-                self._entries[self._key(use.owner, mark.node)] = Entry(use.started_s, use.began_s, lifetime_s)
-
-    def _learn(self, use: Use, bill: Bill, prediction: Prediction) -> None:
-        lengths, marks = self._lengths, self._marks(use)
-        if not self._lengths.of(use.prompt.end, use.model).is_billed:
-            lengths.learn(use.prompt.end, bill.prompt_tokens)
-        if not marks or not bill.cached_tokens:
-            return
-        last = marks[-1].node
-        lengths.learn(last, bill.cached_tokens)
-        one_hour = [mark.node for mark in marks if mark.ttl == "1h"]
-        if one_hour and bill.write_1h_tokens and bill.write_5m_tokens:
-            lengths.learn(one_hour[-1], bill.read_tokens + bill.write_1h_tokens)
-        if self._learns_reads:
-            self._learn_read(use, bill, prediction)
-        for mark in marks[:-1]:
-            lengths.learn_within(mark.node, last)
+                self._entries[self._key(use.owner, mark.node)] = Entry(use, LIFETIME_S[mark.ttl])
 
     def _learn_read(self, use: Use, bill: Bill, prediction: Prediction) -> None:
+        """What was read is the length of the entry that was hit, if that is plausible."""
         read = self._lengths.of(prediction.hit, use.model)
         error = abs(bill.read_tokens - read.tokens)
-        if not read.is_billed and error <= _PLAUSIBLE_SHARE * read.tokens + _PLAUSIBLE_TOKENS:
+        if not read.is_billed and bill.read_tokens and error <= _PLAUSIBLE_SHARE * read.tokens + _PLAUSIBLE_TOKENS:
             self._lengths.learn(prediction.hit, bill.read_tokens)
+
+
+def learn_bill(lengths: LengthBook, use: Use, bill: Bill) -> None:
+    """Note what a bill says of the lengths of a request's own boundaries, whatever of them was read."""
+    marks = use.prompt.marks[: use.rules.max_breakpoints]
+    lengths.learn(use.prompt.end, bill.prompt_tokens)
+    if not marks or not bill.cached_tokens:
+        return
+    last = marks[-1].node
+    lengths.learn(last, bill.cached_tokens)
+    one_hour = [mark.node for mark in marks if mark.ttl == "1h"]
+    if one_hour and bill.write_1h_tokens and bill.write_5m_tokens:
+        lengths.learn(one_hour[-1], bill.read_tokens + bill.write_1h_tokens)
+    for mark in marks[:-1]:
+        lengths.learn_within(mark.node, last)

@@ -101,7 +101,7 @@ class Examiner:
         use = turn.use
         for node in self._tree.prefix(use.prompt.end):
             entry = self._cache.entry(use.owner, node)
-            if entry is not None and entry.readable_s > use.started_s:
+            if entry is not None and not entry.is_readable(use):
                 return Situation(node, self._lengths.of(node, use.model), None, Cause.SIBLING_IN_FLIGHT)
         return Situation(ROOT, Length(0, is_billed=True), None, Cause.COLD)
 
@@ -120,7 +120,7 @@ class Examiner:
             return Cause.BELOW_MINIMUM if length.tokens < use.minimum_tokens else Cause.BREAKPOINT_MISSING
         if not entry.is_alive(use.started_s):
             return Cause.LIFETIME_PASSED
-        if entry.readable_s > use.started_s:
+        if not entry.is_readable(use):
             return Cause.SIBLING_IN_FLIGHT
         return self._out_of_reach(use, target) if divergence is None else divergence.cause
 

@@ -75,6 +75,11 @@ class ContentBlock(NamedTuple):
     facets: tuple[tuple[str, int], ...]
 
 
+def facet(block: ContentBlock, name: str) -> int | None:
+    """Id of a part of a block; None if it has no such part."""
+    return next((facet_id for part, facet_id in block.facets if part == name), None)
+
+
 class BlockPayload(NamedTuple):
     """A base64 payload that was taken out of a segment's text: its digest and what it counts for."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from kv_pipeline.core.causes import Cause
-from kv_pipeline.core.content_blocks import WITHOUT_REMINDERS, ContentBlock
+from kv_pipeline.core.content_blocks import WITHOUT_REMINDERS, ContentBlock, facet
 from kv_pipeline.core.prompts import ROOT, PromptTree, Section, Settings
 
 _SYSTEM_PARTS: Final = {
@@ -102,15 +102,15 @@ def _tools(tree: PromptTree, old_nodes: list[int], new_nodes: list[int]) -> Dive
 
 def _tools_cause(old: list[ContentBlock], new: list[ContentBlock]) -> Cause:
     """Source of the order: a new set of names rebuilds the list, so what else changed comes second."""
-    old_tools, new_tools = ({_facet(b, "name"): b for b in blocks} for blocks in (old, new))
+    old_tools, new_tools = ({facet(b, "name"): b for b in blocks} for blocks in (old, new))
     if new_tools.keys() - old_tools.keys():
         return Cause.TOOLS_ADDED
     if old_tools.keys() - new_tools.keys():
         return Cause.TOOLS_REMOVED
     changed = [(old_tools[name], tool) for name, tool in new_tools.items() if old_tools[name] != tool]
-    if any(_facet(a, "schema") != _facet(b, "schema") for a, b in changed):
+    if any(facet(a, "schema") != facet(b, "schema") for a, b in changed):
         return Cause.TOOL_SCHEMA_CHANGED
-    if any(_facet(a, "description") != _facet(b, "description") for a, b in changed):
+    if any(facet(a, "description") != facet(b, "description") for a, b in changed):
         return Cause.TOOL_DESCRIPTION_CHANGED
     if changed:
         is_equal = all(a.canonical_id == b.canonical_id for a, b in changed)
@@ -163,16 +163,12 @@ def _message_cause(old: list[ContentBlock], new: list[ContentBlock]) -> Cause:
 
 def _differ_in_reminders(was: ContentBlock, is_now: ContentBlock) -> bool:
     """Whether two blocks are equal but for reminders folded into them."""
-    ids = {_facet(block, WITHOUT_REMINDERS) or block.content_id for block in (was, is_now)}
+    ids = {facet(block, WITHOUT_REMINDERS) or block.content_id for block in (was, is_now)}
     return len(ids) == 1
 
 
 def _changed_facets(was: ContentBlock, is_now: ContentBlock) -> set[str]:
     return {name for name, _ in set(was.facets) ^ set(is_now.facets)}
-
-
-def _facet(block: ContentBlock, name: str) -> int | None:
-    return next((facet_id for facet, facet_id in block.facets if facet == name), None)
 
 
 def _first_difference(old: list[int], new: list[int]) -> int:

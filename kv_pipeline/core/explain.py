@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from kv_pipeline.core.api_model import ApiCache, Prediction, Use
@@ -17,14 +17,14 @@ class Step(NamedTuple):
     Attributes:
         settings: Its settings.
         use: The request as the API sees it.
-        agent: The agent whose history it continues; None for requests that only use the cache (replays, failed
-            and side requests), which are simulated but not explained.
+        is_traced: Whether it has a place in an agent's history. Others (replays, side requests) use the cache all
+            the same: they are simulated, but not explained.
         is_after_compaction: Whether the client compacted the history just before.
     """
 
     settings: Settings
     use: Use
-    agent: Hashable | None
+    is_traced: bool
     is_after_compaction: bool = False
 
 
@@ -45,40 +45,31 @@ class Explained(NamedTuple):
 
 
 def explain(
-    tree: PromptTree, steps: Iterable[Step], ratios: Mapping[str, Ratios], *, shares_prefixes: bool = False
+    tree: PromptTree, steps: Iterable[Step], lengths: LengthBook, *, shares_prefixes: bool = False
 ) -> list[Explained | None]:
-    """Simulate requests in order of time; None where a request belongs to no agent."""
-    lengths = LengthBook(tree, ratios)
+    """Simulate requests in order of time; None where a request belongs to no agent.
+
+    Args:
+        tree: Their prompts.
+        steps: The requests.
+        lengths: What is known of prefixes' lengths before; afterwards, what all bills say.
+        shares_prefixes: Whether tools and system of one owner can be read by all.
+    """
     cache = ApiCache(tree, lengths, shares_prefixes=shares_prefixes)
     examiner = Examiner(tree, cache, lengths)
     latest: dict[Hashable, Turn] = {}
     explained: list[Explained | None] = []
     for step in steps:
-        if step.agent is None:
+        if not step.is_traced:
             cache.use(step.use)
             explained.append(None)
             continue
-        turn = Turn(step.settings, step.use, step.is_after_compaction, latest.get(step.agent))
+        turn = Turn(step.settings, step.use, step.is_after_compaction, latest.get(step.use.agent))
         situation = examiner.examine(turn)
         prediction = cache.use(step.use)
         explained.append(Explained(prediction, situation, loss_of(situation, prediction, step.use), turn.predecessor))
-        latest[step.agent] = turn._replace(predecessor=None)
+        latest[step.use.agent] = turn._replace(predecessor=None)
     return explained
-
-
-def predict(
-    tree: PromptTree, uses: Iterable[Use], ratios: Mapping[str, Ratios], *, is_as_sent: bool = True
-) -> list[Prediction]:
-    """Simulate requests in order of time, without asking why.
-
-    Args:
-        tree: Their prompts.
-        uses: The requests.
-        ratios: API tokens per counted token, per model.
-        is_as_sent: Whether the prompts are those that were billed; otherwise bills only tell whole lengths.
-    """
-    cache = ApiCache(tree, LengthBook(tree, ratios), learns_reads=is_as_sent)
-    return [cache.use(use) for use in uses]
 
 
 def ratios_of(tree: PromptTree, uses: Sequence[Use]) -> dict[str, Ratios]:

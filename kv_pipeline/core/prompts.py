@@ -7,7 +7,7 @@ however long it is, and what two prompts share is found by walking up from their
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -134,6 +134,11 @@ class PromptTree:
         self.tokens: list[tuple[int, int, int]] = [(0, 0, 0)]
         self._child: dict[tuple[int, object], int] = {}
         self._after: dict[tuple[int, int, bool], int] = {}
+
+    def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
+        """An empty tree for the same requests with other segments."""
+        segments = {number: change(segment) for number, segment in self._segments.items()}
+        return PromptTree(segments, self._strips_thinking, flips_matter=self._flips_matter)
 
     def add(self, request: Request) -> Prompt:
         """Place a request in the tree."""
