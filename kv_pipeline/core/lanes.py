@@ -5,7 +5,8 @@ it. Such a chain of requests is a *lane*:
 
 * Lanes never mix models, tools or system prompts.
 * A request continues the lane whose latest request it has the longest beginning in common with, if it is longer and
-  has all of that request's messages but perhaps the last, which clients rewrite (reminders come and go).
+  has all of that request's messages but perhaps the first and the last, which clients rewrite: reminders in them come
+  and go. At least one message must be the same.
 * A request that repeats an earlier one message for message is a retry and in no lane.
 * One that branches off earlier in a lane (the user went back, or a fork) begins a lane of its own.
 
@@ -14,7 +15,7 @@ Two parallel agents that were sent the same prompt can't be told apart, nor can 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +40,8 @@ def find_lanes(kinds: Sequence[Hashable], messages: Sequence[_U64]) -> list[int 
     return [finder.place(kind, prefix_hashes(ids)) for kind, ids in zip(kinds, messages, strict=True)]
 
 
-_Beginning = tuple[Hashable, int, int]
-"""A kind, a number of messages, and the hash of those messages."""
+_Beginning = tuple[Hashable, int, int, bool]
+"""A kind, a number of messages, their hash, and whether that is without the first."""
 
 
 class _Tip(NamedTuple):
@@ -63,27 +64,37 @@ class _Finder:
 
     def place(self, kind: Hashable, prefix: _U64) -> int | None:
         n_messages = len(prefix)
-        beginnings = [(kind, n, int(prefix[n - 1])) for n in (n_messages, n_messages - 1) if n > 0]
-        if beginnings and beginnings[0] in self._whole:
+        later = prefix - prefix[:1]
+        whole, almost = (list(_beginnings(kind, n, prefix, later)) for n in (n_messages, n_messages - 1))
+        if whole and whole[0] in self._whole:
             return None
-        lane = self._continued(kind, prefix)
+        lane = self._continued(kind, prefix, later)
         if lane is None:
             lane = len(self._tips)
             self._tips.append(_Tip(lane, 0))
         tip = self._tips[lane] = _Tip(lane, n_messages)
-        for beginning, known in zip(beginnings, (self._whole, self._almost), strict=False):
-            known[beginning] = tip
+        self._whole.update(dict.fromkeys(whole, tip))
+        self._almost.update(dict.fromkeys(almost, tip))
         return lane
 
-    def _continued(self, kind: Hashable, prefix: _U64) -> int | None:
+    def _continued(self, kind: Hashable, prefix: _U64, later: _U64) -> int | None:
         """The lane whose latest request has the longest beginning in common; None if an older one has."""
         for n in range(len(prefix), 0, -1):
-            beginning = (kind, n, int(prefix[n - 1]))
-            ends = [end for known in (self._whole, self._almost) if (end := known.get(beginning)) is not None]
+            beginnings = _beginnings(kind, n, prefix, later)
+            known = (known.get(beginning) for beginning in beginnings for known in (self._whole, self._almost))
+            ends = [end for end in known if end is not None]
             if ends:
                 fit = (end.lane for end in ends if self._tips[end.lane] is end and end.n_messages < len(prefix))
                 return next(fit, None)
         return None
+
+
+def _beginnings(kind: Hashable, n_messages: int, prefix: _U64, later: _U64) -> Iterator[_Beginning]:
+    """What the first n messages are known by: with, and if there are others without, the first."""
+    if n_messages > 0:
+        yield kind, n_messages, int(prefix[n_messages - 1]), False
+    if n_messages > 1:
+        yield kind, n_messages, int(later[n_messages - 1]), True
 
 
 def prefix_hashes(ids: _U64) -> _U64:

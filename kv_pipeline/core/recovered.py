@@ -4,14 +4,20 @@ A conversation is a session, or a recording if its requests name none. Its agent
 
 * A lane of one request with at most one message and no tools is no agent but a side request: quota probes, titles,
   topic checks.
-* The lane with the most requests is the main thread. Lanes with its model and tools that lie wholly before or after it
-  are more of it: its context was compacted, or the user went back.
+* The lane that takes the longest from first to last request, of those with tools if any has some, is the main thread:
+  agents end before those who wait for them. Lanes with its model and tools that lie wholly before or after it are more
+  of it: its context was compacted, or the user went back.
 * All other lanes are agents below the main thread, numbered as they begin; what started them is not known.
+
+On traffic of newer clients (three sessions, 137 requests, five agents, one compaction) this gives what the transcripts
+say. Older clients rewrite a conversation's first message right after the first request, which then is an agent of its
+own, unless it is the main thread's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -64,24 +70,31 @@ def _is_side_request() -> pl.Expr:
 
 
 class _Lane(NamedTuple):
-    """A lane as far as threads need it; times of its first and last request."""
+    """A lane as far as threads need it; places in time order of its first and last request."""
 
     lane: int
     kind: tuple[str, int | None]
-    first: object
-    last: object
+    first: int
+    last: int
+    duration: timedelta
     n_requests: int
+
+    @property
+    def size(self) -> tuple[bool, timedelta, int]:
+        """The main thread's is the largest."""
+        return self.kind[1] is not None, self.duration, self.n_requests
 
 
 def _agents_of_lanes(rows: pl.DataFrame) -> pl.DataFrame:
     """Frame of lane and agent_id."""
-    time = pl.col("requested_at_utc")
-    lanes = rows.group_by("lane", maintain_order=True).agg(
-        pl.col("session_id", "model", "tools_id").first(), first=time.min(), last=time.max(), n_requests=pl.len()
-    )
+    time, place = pl.col("requested_at_utc"), pl.col("place")
+    lanes = rows.with_row_index("place").group_by("lane", maintain_order=True).agg(
+        pl.col("session_id", "model", "tools_id").first(),
+        first=place.min(), last=place.max(), duration=time.max() - time.min(), n_requests=pl.len(),
+    )  # fmt: skip
     named: list[tuple[int, str]] = []
     for _, session in lanes.group_by("session_id", maintain_order=True):
-        columns = session.select("lane", pl.struct("model", "tools_id"), "first", "last", "n_requests")
+        columns = session.select("lane", pl.struct("model", "tools_id"), "first", "last", "duration", "n_requests")
         named += _named([_Lane(lane, (kind["model"], kind["tools_id"]), *rest) for lane, kind, *rest in columns.rows()])
     return pl.DataFrame(named, schema={"lane": pl.Int64, "agent_id": pl.String}, orient="row")
 
@@ -94,15 +107,15 @@ def _named(lanes: Sequence[_Lane]) -> list[tuple[int, str]]:
 
 
 def _main_thread(lanes: Sequence[_Lane]) -> set[int]:
-    longest = max(lanes, key=lambda lane: lane.n_requests)
+    longest = max(lanes, key=lambda lane: lane.size)
     same = [lane for lane in lanes if lane.kind == longest.kind and lane.kind[1] is not None]
     thread, start, end = {longest.lane}, longest.first, longest.last
     for lane in same:
-        if lane.first > end:  # type: ignore[operator]  # times
+        if lane.first > end:
             thread.add(lane.lane)
             end = lane.last
-    for lane in sorted(same, key=lambda lane: lane.last, reverse=True):  # type: ignore[arg-type, return-value]  # times
-        if lane.last < start:  # type: ignore[operator]  # times
+    for lane in sorted(same, key=lambda lane: lane.last, reverse=True):
+        if lane.last < start:
             thread.add(lane.lane)
             start = lane.first
     return thread

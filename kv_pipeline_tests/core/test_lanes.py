@@ -25,10 +25,12 @@ def slow_lanes(requests: list[str], kinds: list[str]) -> list[int | None]:
             continue
         longest = max((in_common(messages, other) for other, _ in before), default=0)
         nearest = [(other, lane) for other, lane in before if longest and in_common(messages, other) == longest]
-        whole = [one for one in nearest if len(one[0]) == longest]
-        almost = [one for one in nearest if len(one[0]) > longest][-1:]
+        same = [one for one in nearest if one[0][:longest] == messages[:longest]]
+        order = [latest for some in (same, nearest) for latest in (
+            [one for one in some if len(one[0]) == longest][-1:], [one for one in some if len(one[0]) > longest][-1:]
+        )]  # fmt: skip
         tips = {lane: other for _, other, lane in placed}
-        fit = [lane for other, lane in whole + almost if tips[lane] == other and len(other) < len(messages)]
+        fit = [lane for some in order for other, lane in some if tips[lane] == other and len(other) < len(messages)]
         lane = fit[0] if fit else len(tips)
         placed.append((kind, messages, lane))
         found.append(lane)
@@ -36,8 +38,15 @@ def slow_lanes(requests: list[str], kinds: list[str]) -> list[int | None]:
 
 
 def in_common(messages: str, other: str) -> int:
-    """Messages in common with another request, if these are all of its messages but perhaps the last."""
-    return len(other) if messages.startswith(other) else len(other) - 1 if messages.startswith(other[:-1]) else 0
+    """Messages in common with another request, the first included, whether it is the same or not.
+
+    These must be all of its messages but perhaps the last, and there must be one that is the same.
+    """
+    for n in (len(other), len(other) - 1):
+        is_same = messages[:n] == other[:n] if n < 2 else messages[1:n] == other[1:n]
+        if 0 < n <= len(messages) and is_same:
+            return n
+    return 0
 
 
 @pytest.mark.parametrize(
@@ -47,6 +56,9 @@ def in_common(messages: str, other: str) -> int:
         pytest.param(["a", "x", "abc", "xyz", "abcde"], [0, 1, 0, 1, 0], id="two at a time"),
         pytest.param(["ab", "aBcd", "aBcDef"], [0, 0, 0], id="the last message is rewritten"),
         pytest.param(["a", "Abc"], [0, 1], id="a single message is not"),
+        pytest.param(["abc", "Abcde", "abcdefg"], [0, 0, 0], id="the first message is rewritten, and back"),
+        pytest.param(["abc", "xbc", "abcde", "xbcfg"], [0, 1, 0, 1], id="who has the same first message is nearer"),
+        pytest.param(["a", "xbc", "abcde"], [0, 1, 1], id="what has more in common is nearer"),
         pytest.param(["abc", "abcde", "abcde", "abcdefg"], [0, 0, None, 0], id="a retry"),
         pytest.param(["a", "a"], [0, None], id="the same opening twice"),
         pytest.param(["abc", "abcde", "abcXY", "abcdefg"], [0, 0, 1, 0], id="a branch"),

@@ -103,3 +103,18 @@ def test_the_order_of_rows_does_not_matter():
     straight, reverse = recovered(*rows), recovered(*reversed(rows))
     assert straight.answers.equals(reverse.answers)
     assert straight.agents.equals(reverse.agents)
+
+
+def test_the_main_thread_lasts_longest_and_has_tools():
+    found = recovered(
+        request(1, "a"), *(request(2 + n, "xyzuvwrst"[: 1 + 2 * n], model="n") for n in range(5)), request(9, "abc"),
+        request(0, "p", tools_id=None), request(99, "pqr", tools_id=None),
+    )  # fmt: skip
+    agents = agent_of(found)
+    assert (agents["a"], agents["abc"], agents["x"], agents["pqr"]) == ("main", "main", "agent-2", "agent-1")
+
+
+def test_requests_of_one_second_are_in_the_order_of_their_length():
+    """Older clients rewrite the first message right after the first request."""
+    found = recovered(request(1, "a"), request(1, "xbc", row_id=2), request(2, "xbcde"))
+    assert set(agent_of(found).values()) == {"main"}
