@@ -1,8 +1,8 @@
 """How full an agent's context is, and how it grows.
 
-A prompt's length is `prompt_tokens`: billed where the answer has usage, counted otherwise; the caller decides, and one
-agent should not mix the two. The share of a context window is that of the prompt, before the answer is added. It can
-exceed 1 where a client asked for a long context by a header, which is not recorded.
+A prompt's length is `prompt_tokens`, in the API's tokens as far as they are known (`with_prompt_tokens`). The share of
+a context window is that of the prompt, before the answer is added. It can exceed 1 where a client asked for a long
+context by a header, which is not recorded.
 """
 
 from __future__ import annotations
@@ -20,6 +20,27 @@ THRESHOLDS_PERCENT: Final = (75, 78, 80, 90)
 """Fill levels at which clients warn or compact by themselves."""
 
 _ORDER: Final = (*AGENT, "agent_request_index")
+
+
+def with_prompt_tokens(requests: pl.DataFrame) -> pl.DataFrame:
+    """Requests with the length of their prompts in the API's tokens.
+
+    Args:
+        requests: One row a request: conversation_id, agent_id, counted_tokens (of the whole prompt), and the billed
+            input_tokens, cache_read_tokens, cache_write_5m_tokens and cache_write_1h_tokens, null without usage.
+
+    Returns:
+        The same rows in the same order with prompt_tokens: billed, or if a request has no usage, counted and scaled
+        like the agent's requests that have one (not scaled if none has), so that growth within an agent is not an
+        artefact of two tokenizers.
+    """
+    billed = pl.sum_horizontal(
+        "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", ignore_nulls=False
+    ).cast(pl.Int64)
+    counted = pl.col("counted_tokens").cast(pl.Int64)
+    counted_of_billed = pl.when(billed.is_not_null()).then(counted).sum().over(AGENT)
+    scale = pl.when(counted_of_billed > 0).then(billed.sum().over(AGENT) / counted_of_billed).otherwise(1.0)
+    return requests.with_columns(prompt_tokens=pl.coalesce(billed, (counted * scale).round().cast(pl.Int64)))
 
 
 def context_growth(requests: pl.DataFrame) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_pipeline.core.context import context_growth, turn_growth, window_crossings
+from kv_pipeline.core.context import context_growth, turn_growth, window_crossings, with_prompt_tokens
 from kv_pipeline_tests.factories import at
 
 KNOWN, UNKNOWN = "claude-opus-4-5-20251101", "claude-opus-9"  # the first has a window of 200,000 tokens
@@ -100,3 +100,14 @@ def test_growth_by_turn():
 @pytest.mark.parametrize("function", [context_growth, turn_growth])
 def test_nothing_from_nothing(function):
     assert function(frame_of([])).height == 0
+
+
+def test_prompts_without_usage_are_scaled_like_the_others_of_their_agent():
+    rows = [("main", 100, 90), ("main", 300, 270), ("main", 200, None), ("a", 70, None), ("b", 0, 0), ("b", 5, None)]
+    frame = pl.DataFrame(rows, schema=["agent_id", "counted_tokens", "input_tokens"], orient="row").with_columns(
+        conversation_id=pl.lit("u/c"),
+        cache_read_tokens=pl.col("input_tokens") * 0,
+        cache_write_5m_tokens=pl.col("input_tokens") * 0,
+        cache_write_1h_tokens=pl.col("input_tokens") * 0,
+    )
+    assert with_prompt_tokens(frame)["prompt_tokens"].to_list() == [90, 270, 180, 70, 0, 5]
