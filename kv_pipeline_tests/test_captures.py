@@ -16,6 +16,7 @@ from kv_pipeline.schemas.blocks import TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import RAW_REQUESTS
 from kv_pipeline_tests import oracle_traces
+from kv_pipeline_tests.as_log import agents_compared, sessions_of, write_log
 from kv_pipeline_tests.comparison import assert_user_as_defined, requests_by_agent
 from kv_pipeline_tests.factories import bring_up_to_date, open_store
 
@@ -92,3 +93,20 @@ def test_exported_traces_hold_every_sub_agent_once(store, user, tmp_path, profil
     n_subagents = sum(len(found) - 1 for found in agents)
     assert n_subagents == sum(trace["totals"]["subagent_count"] for trace in traces) == {"fixed": 4, "older": 9}[user]
     assert sum(len(own) for found in agents for own in found.values()) == result.n_requests
+
+
+def test_structure_recovered_from_content(store, user, tmp_path):
+    """Exact for newer clients; older ones rewrite first messages, which only leaves first requests apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        logged = open_store(tmp_path / "store", patch)
+        log = tmp_path / "logs" / user / "requests.jsonl"
+        write_log(log, CAPTURES / user / "requests.db", f"{user}/requests", sessions_of(store, user))
+        bring_up_to_date(logged, tmp_path / "logs")
+    compared = agents_compared(store, logged, user)
+    main = compared.filter(pl.col("agent") == "main")
+    assert (main["recovered"] == "main").all()
+    assert main["n_requests"].to_list() == {"fixed": [54, 6, 26], "older": [23, 20]}[user]
+    assert compared.drop_nulls("recovered").select("session", "recovered").is_unique().all()
+    split = compared.filter(pl.len().over("session", "agent") > 1)
+    assert split.filter(pl.col("n_requests") == 1).height == {"fixed": 0, "older": 3}[user]
+    assert compared["recovered"].null_count() == {"fixed": 0, "older": 6}[user]  # repeated warm-ups
