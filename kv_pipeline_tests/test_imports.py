@@ -68,7 +68,9 @@ def loaded(code):
 HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["analyze", "--help"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         f"sys.argv = ['kv-pipeline', *{arguments}]\n"
