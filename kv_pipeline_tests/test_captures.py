@@ -100,7 +100,6 @@ def test_exported_traces_hold_every_sub_agent_once(store, user, tmp_path, profil
     assert sum(len(own) for found in agents for own in found.values()) == result.n_requests
 
 
-<<<<<<< HEAD
 def test_every_request_has_a_price(store, user):
     costs = priced_requests(store, user, load_prices())
     assert unknown_models(costs).rows() == []
@@ -116,7 +115,8 @@ def test_context_before_a_compaction_is_what_the_client_counted(store, user):
     assert found["tokens_before"].to_list() == recorded["pre_tokens"].to_list()
     assert found["compaction_request_usd"].is_not_null().all()
     assert found.height == {"fixed": 1, "older": 0}[user]
-=======
+
+
 def test_structure_recovered_from_content(store, user, tmp_path):
     """Exact for newer clients; older ones rewrite first messages, which only leaves first requests apart."""
     with pytest.MonkeyPatch.context() as patch:
@@ -132,4 +132,3 @@ def test_structure_recovered_from_content(store, user, tmp_path):
     split = compared.filter(pl.len().over("session", "agent") > 1)
     assert split.filter(pl.col("n_requests") == 1).height == {"fixed": 0, "older": 3}[user]
     assert compared["recovered"].null_count() == {"fixed": 0, "older": 6}[user]  # repeated warm-ups
->>>>>>> trace

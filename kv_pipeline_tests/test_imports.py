@@ -53,9 +53,6 @@ def test_the_rule_would_notice(tmp_path):
     assert "write_text" in set(called(path))
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "reports"])
-=======
 SHARED_SOURCE = "anthropic_messages"
 
 
@@ -75,8 +72,7 @@ def test_what_sources_share_knows_none_of_them():
     assert folders <= {SHARED_SOURCE, "interning"}
 
 
-@pytest.mark.parametrize("folder", ["core", "sources", "steps", "schemas", "export", "reports"])
->>>>>>> trace
+@pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "reports"])
 def test_only_the_shells_know_dagster(folder):
     modules = {path.name: set(imported(path)) for path in (PACKAGE / folder).rglob("*.py")}
     assert [name for name, names in modules.items() if any(n.startswith("dagster") for n in names)] == []
@@ -92,7 +88,9 @@ def loaded(code):
 HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["analyze", "--help"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         f"sys.argv = ['kv-pipeline', *{arguments}]\n"
