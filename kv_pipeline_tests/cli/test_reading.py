@@ -45,6 +45,8 @@ def test_validate(command, example_store):
     assert len({row["conversation_id"] for row in done.json["conversations"]}) == 2
     assert {row["scope"] for row in done.json["fleet"]} == {"agent", "conversation", "user", "fleet"}
     assert all(0 <= row["simulated_hit_rate"] <= 1 for row in done.json["fleet"])
+    assert len(done.json["api"]["conversations"]) == 2
+    assert set(done.json["api"]["fleet"][0]) >= {"predicted_hit_rate", "billed_hit_rate", "exact_share"}
 
 
 @pytest.mark.parametrize("profile", ["upstream", "strict"])
