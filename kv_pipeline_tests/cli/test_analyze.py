@@ -53,7 +53,7 @@ def test_for_people(command, traces):
     assert (done.code, done.err) == (0, "")
     for text in (
         "7 traces, each alone",
-        "Lifetimes (all traces share)",
+        "Lifetimes (all traces share, as if all began at once)",
         "KV cache of llama-3.1-70b",
         "Belady",
         "60 min",
@@ -73,7 +73,10 @@ def test_a_fleet_of_global_ids_hits_more_than_its_conversations(command, traces)
 
 def test_traces_with_a_clock_are_the_fleet_that_the_store_knows(command, example_store, tmp_path):
     command("export", "--store", example_store, "--out", tmp_path, "--absolute-timestamps")
-    total = command("analyze", tmp_path, "--json", "--scope", "fleet", "--kv-bytes-per-token", "1e6").json["total"]
+    document = command("analyze", tmp_path, "--json", "--scope", "fleet", "--kv-bytes-per-token", "1e6").json
+    total = document["total"]
+    assert document["has_clock"] is True
+    assert "Lifetimes (all traces share)" in command("analyze", tmp_path, "--scope", "fleet").out
     frames = fleet_reuse_frames(Store.open(example_store), 1e6)
     hits = [(row["lifetime"], row["hit_tokens"], row["prefill_blocks"]) for row in total["ttl_curve"]]
     assert hits == frames.ttl_curve.select("lifetime", "hit_tokens", "prefill_blocks").rows()
