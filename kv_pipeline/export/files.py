@@ -23,6 +23,18 @@ def target(out: Path, options: ExportOptions) -> Path:
     return out if out.suffix and not out.is_dir() else out / FILE_NAMES[options.format]
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        UsageError: It can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends without an error.
@@ -30,15 +42,21 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: The file can't be written.
     """
+    make_folder(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror}. Choose another --out.") from error
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} can't be written: {error.strerror}. Choose another --out.")
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -14,7 +14,7 @@ from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE
 from kv_pipeline.errors import StoreError
 from kv_pipeline.export.agentic_mooncake import empty_digest, header_line, play_lines
 from kv_pipeline.export.bailian import BailianEncoder
-from kv_pipeline.export.files import replacing, target, write_json
+from kv_pipeline.export.files import make_folder, replacing, target, write_json
 from kv_pipeline.export.mooncake import MooncakeEncoder
 from kv_pipeline.export.numbering import Numbering
 from kv_pipeline.export.options import ExportOptions, Format, Profile
@@ -48,7 +48,7 @@ class Writing(Protocol):
 def write_traces(export: Writing) -> list[Path]:
     """Trace JSON, a file a trace; beside strict ones a file with what we know of them."""
     numbering = Numbering(export.options.scope, is_restarting=True)
-    export.out.mkdir(parents=True, exist_ok=True)
+    make_folder(export.out)
     return [_write_trace(export, trace, numbering) for trace in export.traces()]
 
 
