@@ -56,8 +56,10 @@ def _print(found: list[Inspection], consumer: Consumer | None, limit: int) -> No
     out = console()
     for inspection in found:
         out.print(f"{inspection.path}: {inspection.format or 'unknown format'}", style="bold", markup=False)
-        if inspection.format:
-            out.print(_told(inspection), markup=False)
+        if inspection.format is None:
+            out.print("  nobody reads it: " + next(iter(inspection.problems.values()))[0].why, markup=False)
+            continue
+        out.print(_told(inspection), markup=False)
         for reader, problems in inspection.problems.items():
             if consumer in (None, reader):
                 out.print(f"  {reader}: " + (f"invalid, {len(problems)} problems" if problems else "valid"))

@@ -254,6 +254,5 @@ def _parquet(path: Path) -> Inspection:
 
 
 def _plain(error: Exception) -> str:
-    """Where decoding stopped, without what stands there."""
-    text = str(error)
-    return text if isinstance(error, msgspec.DecodeError) and "(byte" in text else type(error).__name__
+    """Where decoding stopped: without expected types, messages repeat nothing of the file."""
+    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
