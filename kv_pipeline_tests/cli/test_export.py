@@ -82,6 +82,15 @@ def test_smaller_blocks_can_not_be_made(command, traces, tmp_path):
     assert {n["reason"] for n in asked.json["notices"]} == {"other_block_size"}
 
 
+def test_input_is_not_written_over(command, traces):
+    before = {path: path.read_bytes() for path in traces.iterdir()}
+    done = command("export", "--from-traces", traces, "--out", traces)
+    assert (done.code, "where the input is" in done.err) == (2, True)
+    done = command("export", "--from-traces", traces, "--format", "mooncake", "--out", next(iter(before)))
+    assert done.code == 2
+    assert {path: path.read_bytes() for path in traces.iterdir()} == before
+
+
 def test_one_trace_of_many(command, traces, tmp_path):
     name = sorted(traces.glob("*.json"))[1].stem
     arguments = ("export", "--from-traces", traces, "--out", tmp_path / "out", "--conversation-id")
