@@ -34,9 +34,8 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
 
 
 def _scenarios(simulated: Simulated) -> pl.DataFrame:
-    requests = [simulated.prompts.request(row) for row in simulated.rows]
     uses = [step.use for step in simulated.steps]
-    scenarios = what_if(requests, uses, simulated.tree, simulated.lengths)
+    scenarios = what_if(simulated.requests, uses, simulated.tree, simulated.lengths)
     return frame_of(WHAT_IF, list(_what_if_rows(simulated.rows, scenarios))).sort(WHAT_IF.unique)
 
 

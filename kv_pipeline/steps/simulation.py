@@ -10,10 +10,11 @@ import polars as pl
 
 from kv_pipeline.core.api_model import Bill, Prediction, Use
 from kv_pipeline.core.api_rules import HISTORY, Rules, rules_at
+from kv_pipeline.core.content_blocks import BILLING_HEADER
 from kv_pipeline.core.explain import Explained, Step, explain, ratios_of
 from kv_pipeline.core.lengths import LengthBook
 from kv_pipeline.core.model_facts import facts_of
-from kv_pipeline.core.prompts import ROOT, PromptTree
+from kv_pipeline.core.prompts import ROOT, PromptTree, Request
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
@@ -50,7 +51,7 @@ class Simulated(NamedTuple):
 
     Attributes:
         rows: Their rows of RAW_REQUESTS, with their places in conversations.
-        prompts: Their segments.
+        requests: The same in segment numbers.
         tree: Their prompts.
         steps: The requests as the model takes them.
         lengths: What all their bills say of prefixes' lengths.
@@ -58,7 +59,7 @@ class Simulated(NamedTuple):
     """
 
     rows: list[dict[str, Any]]
-    prompts: Prompts
+    requests: list[Request]
     tree: PromptTree
     steps: list[Step]
     lengths: LengthBook
@@ -70,7 +71,14 @@ def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCU
     rows = [row for user_id in users for row in _rows(store, user_id)]
     rows.sort(key=lambda row: (row["requested_at_utc"], row["n_messages"], row["database_id"], row["row_id"]))
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    return max((_simulated(prompts, rows, options, drops_headers=drops) for drops in (False, True)), key=_n_exact)
+    requests = [prompts.request(row) for row in rows]
+    variants = (False, True) if _has_headers(prompts) else (False,)
+    found = (_simulated(prompts, rows, requests, options, drops_headers=drops) for drops in variants)
+    return max(found, key=_n_exact)
+
+
+def _has_headers(prompts: Prompts) -> bool:
+    return any(segment.blocks and segment.blocks[0].kind == BILLING_HEADER for segment in prompts.segments.values())
 
 
 def report_frame(simulated: Simulated) -> pl.DataFrame:
@@ -79,14 +87,19 @@ def report_frame(simulated: Simulated) -> pl.DataFrame:
 
 
 def _simulated(
-    prompts: Prompts, rows: list[dict[str, Any]], options: ModelOptions, *, drops_headers: bool
+    prompts: Prompts,
+    rows: list[dict[str, Any]],
+    requests: list[Request],
+    options: ModelOptions,
+    *,
+    drops_headers: bool,
 ) -> Simulated:
     tree = PromptTree(prompts.segments, _strippers(rows), drops_headers=drops_headers)
     minima = _minima(rows)
-    steps = [_step(tree, prompts, row, minima, options.rules) for row in rows]
+    steps = [_step(tree, *pair, minima, options.rules) for pair in zip(requests, rows, strict=True)]
     lengths = LengthBook(tree, ratios_of(tree, [step.use for step in steps]))
     explained = explain(tree, steps, lengths, shares_prefixes=options.shares_prefixes)
-    return Simulated(rows, prompts, tree, steps, lengths, explained)
+    return Simulated(rows, requests, tree, steps, lengths, explained)
 
 
 def _n_exact(found: Simulated) -> int:
@@ -143,9 +156,8 @@ def _minima(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _step(
-    tree: PromptTree, prompts: Prompts, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]
+    tree: PromptTree, request: Request, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]
 ) -> Step:
-    request = prompts.request(row)
     started_s = _seconds(row["requested_at_utc"])
     use = Use(
         prompt=tree.add(request),
