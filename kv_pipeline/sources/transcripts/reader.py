@@ -31,7 +31,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024
 """Longest line that is read: five times what the API takes, and a bound on memory."""
-_WANTED: Final = (b'"assistant"', b'"compact_boundary"', b'"toolUseResult"', b'"fork-context-ref"', b'"user"')
+# By how early they are found: most lines are these two, and name themselves near their beginning.
+_WANTED: Final = (b'"user"', b'"assistant"', b'"toolUseResult"', b'"compact_boundary"', b'"fork-context-ref"')
 
 
 class AnswerRecord(NamedTuple):
