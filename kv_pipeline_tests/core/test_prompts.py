@@ -37,7 +37,7 @@ def test_equal_prefixes_are_the_same_node(sent):
         for other, other_words, other_places in zip(prompts, flat, starts, strict=True):
             paths = [list(zip(words, (s for _, s in places), strict=True)),
                      list(zip(other_words, (s for _, s in other_places), strict=True))]  # fmt: skip
-            n_shared = len(os.path.commonprefix(paths))
+            n_shared = len(os.path.commonpath(paths))
             shared = tree.shared(prompt.end, other.end)
             assert sum(tree.section[n] is Section.MESSAGES for n in tree.prefix(shared)) == n_shared
             assert tree.is_prefix(shared, prompt.end) and tree.is_prefix(shared, other.end)
