@@ -1,0 +1,125 @@
+"""What a figure is: a chart over named frames, so that one compiled chart serves every page."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import altair as alt
+import polars as pl
+
+HEIGHT: Final = 220
+PNG_WIDTH: Final = 760
+
+SIMULATED: Final = "#4a8fd6"
+PREDICTED: Final = "#9a6fe0"
+BILLED: Final = "#2fa274"
+INPUT: Final = "#d8574d"
+WRITE_5M: Final = "#e0a030"
+WRITE_1H: Final = "#b07cd8"
+NEUTRAL: Final = "#8a94a3"
+"""Colours that stand out on a white and on a dark page alike."""
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and what stands beside it.
+
+    Attributes:
+        name: Its id on a page and its file name.
+        title: Above it.
+        caption: Below it: what is shown, and the definition of what is counted.
+        frames: Names of the frames it is drawn from.
+        build: Makes the chart, over `alt.NamedData` of those names.
+        is_linked: Whether its x axis is the request index, so it zooms and points with the others.
+        is_wide: Whether it takes the page's whole width.
+        needs: Column of the first frame that must have a value other than 0 for the figure to show anything.
+    """
+
+    name: str
+    title: str
+    caption: str
+    frames: tuple[str, ...]
+    build: Callable[[], alt.TopLevelMixin]
+    is_linked: bool = False
+    is_wide: bool = False
+    needs: str = ""
+
+    def has_data(self, frames: Mapping[str, pl.DataFrame]) -> bool:
+        """Whether there is anything to draw."""
+        if any(name not in frames or frames[name].is_empty() for name in self.frames):
+            return False
+        if not self.needs:
+            return True
+        values = frames[self.frames[0]][self.needs].drop_nulls()
+        return bool((values != 0).any()) if values.dtype.is_numeric() else not values.is_empty()
+
+
+def specification(figure: Figure) -> dict[str, Any]:
+    """The figure's Vega-Lite specification, without data."""
+    chart = figure.build()
+    if figure.is_linked:
+        chart = chart.add_params(*_linking())  # type: ignore[attr-defined]
+    return chart.properties(width="container").to_dict()  # type: ignore[attr-defined,no-any-return]
+
+
+def bound(figure: Figure, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """The figure's specification with data, for drawing it alone."""
+    spec = specification(figure)
+    spec["datasets"] = {name: rows(frames[name]) for name in figure.frames}
+    spec["width"] = PNG_WIDTH
+    last = _last_request(frames) if figure.is_linked else 0
+    for parameter in spec.get("params", ()):
+        if parameter["name"] == "last_request":
+            parameter["value"] = last
+    return spec
+
+
+def rows(frame: pl.DataFrame) -> Rows:
+    """A frame as JSON values; not a number becomes null, times become text."""
+    times = frame.select(pl.selectors.datetime()).columns
+    return frame.with_columns(
+        pl.selectors.float().fill_nan(None).replace([float("inf"), float("-inf")], None),
+        pl.col(times).dt.strftime("%Y-%m-%d %H:%M:%S"),
+    ).to_dicts()
+
+
+def requests_axis(title: str | None = "request") -> alt.X:
+    """The x axis that linked figures share: it shows the requests that the page's signals name."""
+    scale = alt.Scale(
+        domainMin=alt.ExprRef("first_request - 0.5"), domainMax=alt.ExprRef("last_request + 0.5"), nice=False, zero=False
+    )
+    return alt.X("request_index:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1, format="d"))
+
+
+def of_agent(chart: alt.Chart) -> alt.Chart:
+    """The chart with only the agent that the page's signal names."""
+    return chart.transform_filter("shown_agent == '' || datum.agent_id == shown_agent").transform_filter(
+        "datum.request_index >= first_request && datum.request_index <= last_request"
+    )
+
+
+def pointer(frame: str) -> alt.Chart:
+    """A rule at the request that the reader points at, in any linked figure."""
+    return (
+        alt.Chart(alt.NamedData(frame))
+        .transform_filter("datum.request_index == hovered")
+        .transform_aggregate(request_index="max(request_index)")
+        .mark_rule(color=NEUTRAL, strokeWidth=1, tooltip=None)
+        .encode(x=requests_axis())
+    )
+
+
+def _last_request(frames: Mapping[str, pl.DataFrame]) -> int:
+    ends = [frame["request_index"].max() for frame in frames.values() if "request_index" in frame.columns]
+    return max((int(end) for end in ends if end is not None), default=0)  # type: ignore[call-overload]
+
+
+@functools.cache
+def _linking() -> tuple[alt.Parameter, ...]:
+    names = {"first_request": 0, "last_request": 0, "hovered": -1, "shown_agent": ""}
+    return tuple(alt.param(name=name, value=value) for name, value in names.items())
