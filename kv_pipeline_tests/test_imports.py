@@ -19,7 +19,8 @@ FILE_CALLS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "u
               "write_parquet", "scan_parquet", "iterdir", "stat", "now", "utcnow", "today", "uuid4"}  # fmt: skip
 MAY_READ_THE_VOCABULARY = "tokenizer.py"
 SHELLS = ("kv_pipeline.steps", "kv_pipeline.defs", "kv_pipeline.cli", "kv_pipeline.store", "kv_pipeline.landing",
-          "kv_pipeline.export", "kv_pipeline.sources", "kv_pipeline.reports", "kv_pipeline.runner")  # fmt: skip
+          "kv_pipeline.export", "kv_pipeline.prices", "kv_pipeline.sources", "kv_pipeline.reports",
+          "kv_pipeline.runner")  # fmt: skip
 
 
 def imported(path):
@@ -52,7 +53,7 @@ def test_the_rule_would_notice(tmp_path):
     assert "write_text" in set(called(path))
 
 
-@pytest.mark.parametrize("folder", ["core", "sources", "steps", "schemas", "export", "reports"])
+@pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "reports"])
 def test_only_the_shells_know_dagster(folder):
     modules = {path.name: set(imported(path)) for path in (PACKAGE / folder).rglob("*.py")}
     assert [name for name, names in modules.items() if any(n.startswith("dagster") for n in names)] == []
@@ -65,7 +66,7 @@ def loaded(code):
     return set(done.stderr.splitlines()[-1].split())
 
 
-HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken"}
+HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]], ids=" ".join)
@@ -82,6 +83,10 @@ def test_an_import_would_be_noticed():
     assert "polars" in loaded("import polars")
 
 
-def test_core_loads_no_dagster():
+def test_core_loads_no_dagster_and_no_price_list():
     modules = "\n".join(f"import kv_pipeline.core.{path.stem}" for path in CORE if path.stem != "__init__")
-    assert "dagster" not in loaded(modules)
+    assert loaded(modules) & {"dagster", "genai_prices"} == set()
+
+
+def test_importing_the_loader_loads_no_price_list():
+    assert "genai_prices" not in loaded("import kv_pipeline.prices.loading, kv_pipeline.prices.published")
