@@ -1,0 +1,109 @@
+"""What requests cost, what their losses cost, and what they would have cost had they been sent otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from kv_pipeline.core.causes import DESCRIPTIONS, UNAVOIDABLE, Cause
+from kv_pipeline.core.money import with_costs
+from kv_pipeline.core.prices import PriceTable
+from kv_pipeline.reports.frames.requests import lost
+from kv_pipeline.reports.ratios import share
+from kv_pipeline.schemas.explanations import SCENARIOS
+
+SCENARIO_NAMES: Final = {
+    "as_sent": "as sent",
+    "lifetime_1h": "1 hour instead of 5 minutes",
+    "stable_tools": "tools in stable order",
+    "stable_system": "stable system prompt and billing header",
+    "warm_prefix_75": "75 % of the first prefix warm",
+}
+"""Scenarios of WHAT_IF by the name for people."""
+
+_KINDS: Final = ("input", "read", "write_5m", "write_1h")
+_MONEY: Final = {
+    "input": "input_tokens", "read": "cache_read_tokens", "write_5m": "cache_write_5m_tokens",
+    "write_1h": "cache_write_1h_tokens",
+}  # fmt: skip
+
+
+def with_money(requests: pl.DataFrame, prices: PriceTable) -> pl.DataFrame:
+    """Requests with cost_usd, cost_without_caching_usd, savings_usd and lost_usd; null without a price or a bill."""
+    billed = requests.select(
+        "model", "requested_at_utc", "output_tokens", **{_MONEY[kind]: f"billed_{kind}_tokens" for kind in _KINDS}
+    )
+    costs = with_costs(billed, prices).select(
+        "cost_usd", "cost_without_caching_usd", "savings_usd", "loss_usd_per_token"
+    )
+    return (
+        requests.hstack(costs)
+        .with_columns(lost_usd=pl.col("lost_tokens") * pl.col("loss_usd_per_token"))
+        .drop("loss_usd_per_token")
+    )
+
+
+def causes(requests: pl.DataFrame) -> pl.DataFrame:
+    """One row per cause that cost something, dearest first.
+
+    Args:
+        requests: As `with_money` gives.
+
+    Returns:
+        cause (for people), cause_id, description, is_avoidable, n_requests, lost_tokens, lost_usd, lost_share (of all
+        lost tokens).
+    """
+    known = [
+        (cause.value, cause_name(cause.value), DESCRIPTIONS[cause], cause not in UNAVOIDABLE) for cause in Cause
+    ]
+    names = pl.DataFrame(known, schema=["cause_id", "cause", "description", "is_avoidable"], orient="row")
+    return (
+        lost(requests)
+        .group_by(cause_id="cause")
+        .agg(n_requests=pl.len(), lost_tokens=pl.col("lost_tokens").sum(), lost_usd=pl.col("lost_usd").sum())
+        .join(names, on="cause_id", how="left")
+        .with_columns(all_tokens=pl.col("lost_tokens").sum())
+        .with_columns(lost_share=share("lost_tokens", "all_tokens"))
+        .select("cause", "cause_id", "description", "is_avoidable", "n_requests", "lost_tokens", "lost_usd",
+                "lost_share")
+        .sort("lost_tokens", "cause_id", descending=[True, False])
+    )  # fmt: skip
+
+
+def cause_name(cause: str) -> str:
+    """A cause as people read it."""
+    return cause.replace("_", " ")
+
+
+def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable) -> pl.DataFrame:
+    """One row per scenario in the order of SCENARIOS.
+
+    Args:
+        scenarios: WHAT_IF of the requests.
+        requests: The requests, for their times.
+        prices: Prices in force.
+
+    Returns:
+        scenario (for people), n_requests, tokens by kind, predicted_hit_rate, prompt_usd (without answers; of requests
+        whose model has a price), and saved_usd and saved_share against `as_sent`.
+    """
+    keys = ["conversation_id", "request_index"]
+    tokens = {_MONEY[kind]: f"predicted_{kind}_tokens" for kind in _KINDS}
+    timed = scenarios.join(requests.select(*keys, "requested_at_utc"), on=keys).with_columns(output_tokens=pl.lit(0))
+    costs = with_costs(timed.rename({old: new for new, old in tokens.items()}), prices)
+    order = pl.DataFrame({"scenario": SCENARIOS, "place": range(len(SCENARIOS))})
+    sums = (
+        costs.group_by("scenario")
+        .agg(pl.len().alias("n_requests"), pl.col(list(tokens)).sum(), prompt_usd=pl.col("cost_usd").sum())
+        .join(order, on="scenario")
+        .sort("place")
+        .with_columns(prompt_tokens=pl.sum_horizontal(list(tokens)))
+    )
+    as_sent = sums.filter(pl.col("scenario") == SCENARIOS[0])["prompt_usd"].sum()
+    return sums.with_columns(
+        pl.col("scenario").replace(SCENARIO_NAMES),
+        predicted_hit_rate=share("cache_read_tokens", "prompt_tokens"),
+        saved_usd=as_sent - pl.col("prompt_usd"),
+        as_sent_usd=pl.lit(float(as_sent)),
+    ).with_columns(saved_share=share("saved_usd", "as_sent_usd")).drop("place", "as_sent_usd")
