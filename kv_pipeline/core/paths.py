@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 BlockNumbers = npt.NDArray[np.int64]
+BlockIds = npt.NDArray[np.uint64]
 
 
 def block_paths(
@@ -51,3 +53,67 @@ def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
     n = min(len(path), len(other))
     differs = np.flatnonzero(path[:n] != other[:n])
     return int(differs[0]) if len(differs) else n
+
+
+class PrefixReferences(NamedTuple):
+    """Paths as they are stored: new blocks and a reference to the earlier path with the longest shared prefix.
+
+    Attributes:
+        prefix_requests: Shape (paths,): number of the earlier path, -1 for none.
+        shared_blocks: Shape (paths,): length of that prefix in blocks.
+        n_new_blocks: Shape (paths,): number of blocks that no earlier path had.
+        new_blocks: Shape (sum of n_new_blocks,): the new blocks' ids, path after path.
+    """
+
+    prefix_requests: npt.NDArray[np.int64]
+    shared_blocks: npt.NDArray[np.int64]
+    n_new_blocks: npt.NDArray[np.int64]
+    new_blocks: BlockIds
+
+
+def prefix_references(paths: Sequence[BlockIds]) -> PrefixReferences:
+    """The opposite of `block_paths`.
+
+    Args:
+        paths: Block ids of each request. Equal ids have to mean equal prefixes.
+
+    Raises:
+        ValueError: They don't: an id stands behind different blocks, or comes twice in a path.
+    """
+    numbers, n_numbers = _dense(paths)
+    last_user = np.full(n_numbers, -1, dtype=np.int32)
+    rows: list[tuple[int, int, int]] = []
+    new: list[BlockIds] = [np.empty(0, dtype=np.uint64)]
+    for index, path in enumerate(numbers):
+        users = last_user[path]
+        shared = int(np.count_nonzero(users >= 0))
+        prefix = int(users[shared - 1]) if shared else -1
+        is_chained = users[shared:].max(initial=-1) < 0 and len(np.unique(path[shared:])) == len(path) - shared
+        if not is_chained or (shared and not np.array_equal(path[:shared], numbers[prefix][:shared])):
+            raise ValueError(f"Path {index} has a block that stood behind other blocks before.")
+        last_user[path] = index
+        rows.append((prefix, shared, len(path) - shared))
+        new.append(paths[index][shared:])
+    prefixes, shared_blocks, n_new_blocks = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
+    return PrefixReferences(prefixes, shared_blocks, n_new_blocks, np.concatenate(new))
+
+
+def _dense(paths: Sequence[BlockIds]) -> tuple[list[BlockNumbers], int]:
+    """Ids as numbers below a limit that is not far above how many there are."""
+    n_ids = sum(map(len, paths))
+    highest = max((int(path.max(initial=0)) for path in paths), default=0)
+    if highest <= 4 * n_ids:
+        return [path.astype(np.int64) for path in paths], highest + 1
+    distinct, numbers = np.unique(np.concatenate(paths), return_inverse=True)
+    return np.split(numbers, np.cumsum([len(path) for path in paths])[:-1]), len(distinct)
+
+
+def chained_ids(paths: Sequence[BlockIds]) -> list[BlockIds]:
+    """Ids that mean equal prefixes, for ids that may not: a block is known by its id and the block before it."""
+    known: dict[tuple[int, int], int] = {}
+    chained = []
+    for path in paths:
+        block = 0
+        chain = [block := known.setdefault((block, own), len(known) + 1) for own in path.tolist()]
+        chained.append(np.array(chain, dtype=np.uint64))
+    return chained
