@@ -34,8 +34,8 @@ PNG_FIGURES: Final = (
 
 _SHOWN: Final = (
     "request_index", "agent_id", "agent", "agent_request_index", "model", "t_s", "prompt_tokens", "growth_tokens",
-    "simulated_hit_rate", "predicted_hit_rate", "billed_hit_rate", "billed_read_tokens", "billed_write_5m_tokens",
-    "billed_write_1h_tokens", "billed_input_tokens", "output_tokens", "think_time_s", "api_time_s", "ttft_s",
+    "simulated_hit_rate", "predicted_hit_rate", "billed_hit_rate", "billed_prompt_tokens", "billed_read_tokens",
+    "billed_write_5m_tokens", "billed_write_1h_tokens", "billed_input_tokens", "output_tokens", "think_time_s", "api_time_s", "ttft_s",
     "is_after_compaction", "cause", "lost_tokens", "lost_usd", "gap_s", "divergence_section", "recorded_miss_reason",
     "cost_usd", "stop_reason",
 )  # fmt: skip
@@ -60,7 +60,7 @@ REQUESTS_TABLE: Final = Table(
 CAUSES_TABLE: Final = Table(
     "causes", "Causes of loss", "causes",
     (
-        Column("cause", "cause"), Column("description", "means"), Column("is_avoidable", "avoidable", "flag"),
+        Column("cause", "cause"), Column("description", "means", "prose"), Column("is_avoidable", "avoidable", "flag"),
         Column("n_requests", "requests", "int"), Column("lost_tokens", "lost tokens", "int"),
         Column("lost_share", "share", "percent"), Column("lost_usd", "lost dollars", "usd"),
     ),
@@ -68,9 +68,9 @@ CAUSES_TABLE: Final = Table(
 TTL_TABLE: Final = Table(
     "ttl_table", "Lifetimes", "ttl_curve",
     (
-        Column("lifetime", "lifetime"), Column("hit_rate", "hit rate", "percent"),
+        Column("lifetime", "lifetime"), Column("scope", "cache"), Column("hit_rate", "hit rate", "percent"),
         Column("hit_tokens", "hit tokens", "int"), Column("prefill_blocks", "blocks computed", "int"),
-        Column("mean_resident_blocks", "blocks held on average", "int"),
+        Column("mean_resident_blocks", "held on average", "int"),
     ), is_wide=False,
 )  # fmt: skip
 CAPACITY_TABLE: Final = Table(

@@ -19,23 +19,28 @@ from kv_pipeline.reports.figures.figure import (
 
 _RATE_AXIS: Final = alt.Axis(format="%")
 _POLICIES: Final = {"lru_hit_rate": "LRU", "belady_hit_rate": "best possible (Belady)"}
+SCOPES: Final = {"conversation": "each conversation alone", "fleet": "one cache for all conversations"}
+"""Who shares the simulated cache, by the name for people."""
 _WINDOWS: Final = {60: "1 min", 300: "5 min", 900: "15 min", 3600: "60 min"}
 
 
-def _ttl() -> alt.LayerChart:
-    data = alt.Chart(alt.NamedData("ttl_curve"))
-    tooltip = [
-        alt.Tooltip("lifetime:N"),
-        alt.Tooltip("hit_rate:Q", title="hit rate", format=".2%"),
-        alt.Tooltip("hit_tokens:Q", title="hit tokens", format=",d"),
-        alt.Tooltip("prefill_blocks:Q", title="blocks computed", format=",d"),
-        alt.Tooltip("mean_resident_blocks:Q", title="blocks held on average", format=",.0f"),
-    ]
-    x = alt.X("lifetime:N", title="lifetime from the last use", sort=alt.EncodingSortField("order"))
-    line = data.mark_line(point=True, color=SIMULATED).encode(
-        x=x, y=alt.Y("hit_rate:Q", title="hit rate", axis=_RATE_AXIS, scale=alt.Scale(zero=False)), tooltip=tooltip
-    )
-    return alt.layer(line.transform_window(order="row_number()")).properties(height=HEIGHT)
+def _ttl() -> alt.Chart:
+    return (
+        alt.Chart(alt.NamedData("ttl_curve"))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("lifetime:N", title="lifetime from the last use", sort=None, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("hit_rate:Q", title="hit rate", axis=_RATE_AXIS, scale=alt.Scale(zero=False)),
+            color=alt.Color("scope:N", title=None, legend=alt.Legend(orient="top"),
+                            scale=alt.Scale(domain=list(SCOPES.values()), range=[SIMULATED, PREDICTED])),
+            tooltip=[alt.Tooltip("lifetime:N"), alt.Tooltip("scope:N"),
+                     alt.Tooltip("hit_rate:Q", title="hit rate", format=".2%"),
+                     alt.Tooltip("hit_tokens:Q", title="hit tokens", format=",d"),
+                     alt.Tooltip("prefill_blocks:Q", title="blocks computed", format=",d"),
+                     alt.Tooltip("mean_resident_blocks:Q", title="blocks held on average", format=",.0f")],
+        )
+        .properties(height=HEIGHT)
+    )  # fmt: skip
 
 
 def _capacity() -> alt.Chart:
@@ -99,12 +104,12 @@ def _prefills() -> alt.Chart:
 
 TTL: Final = Figure(
     "ttl_curve", "Hit rate by lifetime",
-    "Blocks model, scope conversation: had every block been held this long from its last use.",
+    "Blocks model: had every block been held this long from its last use.",
     ("ttl_curve",), _ttl,
 )  # fmt: skip
 CAPACITY: Final = Figure(
     "capacity_curve", "Hit rate by capacity",
-    "Blocks model without lifetimes: a cache of this size that evicts what was used longest ago (LRU), and the most "
+    "Blocks model without lifetimes: a cache of this size per model that evicts what was used longest ago (LRU), and the most "
     "that any policy could hit (Belady).",
     ("capacity_curve",), _capacity,
 )  # fmt: skip

@@ -90,9 +90,8 @@ def rows(frame: pl.DataFrame) -> Rows:
 
 def requests_axis(title: str | None = "request") -> alt.X:
     """The x axis that linked figures share: it shows the requests that the page's signals name."""
-    scale = alt.Scale(
-        domainMin=alt.ExprRef("first_request - 0.5"), domainMax=alt.ExprRef("last_request + 0.5"), nice=False, zero=False
-    )
+    shown = [alt.ExprRef("first_request - 0.5"), alt.ExprRef("last_request + 0.5")]
+    scale = alt.Scale(domain=shown, nice=False, zero=False)
     return alt.X("request_index:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1, format="d"))
 
 

@@ -13,23 +13,30 @@ _RATE: Final = alt.Axis(format="%")
 
 
 def _conversations() -> alt.LayerChart:
-    data = alt.Chart(alt.NamedData("conversations")).transform_filter("isValid(datum.billed_hit_rate)")
-    diagonal = (
-        alt.Chart(alt.InlineData(values=[{"rate": 0}, {"rate": 1}]))
-        .mark_line(color=NEUTRAL, strokeDash=[3, 3])
-        .encode(x="rate:Q", y="rate:Q")
+    agreement = (
+        alt.Chart(alt.InlineData(values=[{"difference_points": 0}]))
+        .mark_rule(color=NEUTRAL, strokeDash=[3, 3])
+        .encode(y="difference_points:Q")
     )
-    points = data.mark_circle(opacity=0.75).encode(
-        x=alt.X("simulated_hit_rate:Q", title="simulated hit rate", axis=_RATE, scale=alt.Scale(zero=False)),
-        y=alt.Y("billed_hit_rate:Q", title="billed hit rate", axis=_RATE, scale=alt.Scale(zero=False)),
-        size=alt.Size("prompt_tokens:Q", title="tokens", legend=alt.Legend(format="~s")),
-        color=alt.Color("user_id:N", title="user"),
-        href="href:N",
-        tooltip=[alt.Tooltip("conversation_id:N", title="conversation"), alt.Tooltip("n_requests:Q", title="requests"),
-                 alt.Tooltip("simulated_hit_rate:Q", title="simulated", format=".2%"),
-                 alt.Tooltip("billed_hit_rate:Q", title="billed", format=".2%")],
+    points = (
+        alt.Chart(alt.NamedData("conversations"))
+        .transform_filter("datum.n_billed > 0")
+        .mark_circle(opacity=0.75, cursor="pointer")
+        .encode(
+            x=alt.X("billed_hit_rate:Q", title="billed hit rate", axis=_RATE, scale=alt.Scale(zero=False, padding=20)),
+            y=alt.Y("difference_points:Q", title="simulated less billed, points", scale=alt.Scale(padding=20)),
+            size=alt.Size("prompt_tokens:Q", title="tokens",
+                          legend=alt.Legend(format="~s", tickCount=3, symbolFillColor=NEUTRAL)),
+            color=alt.Color("user_id:N", title="user"),
+            href="href:N",
+            tooltip=[alt.Tooltip("conversation_id:N", title="conversation"),
+                     alt.Tooltip("n_requests:Q", title="requests", format=",d"),
+                     alt.Tooltip("simulated_hit_rate:Q", title="simulated", format=".2%"),
+                     alt.Tooltip("billed_hit_rate:Q", title="billed", format=".2%"),
+                     alt.Tooltip("difference_points:Q", title="difference, points", format="+.2f")],
+        )
     )  # fmt: skip
-    return (diagonal + points).properties(height=300)
+    return (agreement + points).properties(height=300)
 
 
 def _causes(measure: str, title: str, format_: str) -> alt.Chart:
@@ -99,7 +106,7 @@ def _what_if() -> alt.Chart:
 CONVERSATIONS: Final = Figure(
     "conversations", "Simulated against billed, by conversation",
     "A circle per conversation: blocks model, scope conversation, with the lifetime that its markers ask for, against "
-    "the bill. On the diagonal they agree. Click a circle for its page.",
+    "the bill. On the dashed line they agree. Click a circle for its page.",
     ("conversations",), _conversations,
 )  # fmt: skip
 MODELS: Final = Figure(

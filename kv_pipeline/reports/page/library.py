@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from kv_pipeline.reports.figures.figure import Figure, specification
 
-_RUNTIME: Final = "window.vega = vega;"
+_RUNTIME: Final = 'import * as vega6 from "https://cdn.jsdelivr.net/npm/vega@{version}/+esm.js"; window.vega = vega6;'
+"""vl-convert resolves this name within itself; it is the only one that it has for Vega alone. Nothing is downloaded."""
 
 
 @functools.cache
@@ -19,7 +20,7 @@ def runtime() -> str:
     """Vega's runtime without the Vega-Lite compiler, as one script. Source: the bundle inside vl-convert-python."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle(_RUNTIME))
+    return str(vl_convert.javascript_bundle(_RUNTIME.format(version=vl_convert.get_vega_version())))
 
 
 @functools.cache

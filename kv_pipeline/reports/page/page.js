@@ -171,7 +171,7 @@
   // --- Tables -------------------------------------------------------------------------------------------------------
   const compare = (a, b) => (typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b)) : a - b);
   const cell = (row, { name, kind, href }) => {
-    const made = element("td", undefined, isNumber(kind) ? "number" : "text");
+    const made = element("td", undefined, isNumber(kind) ? "number" : kind);
     if (href && row[href]) {
       const anchor = element("a", shown(row[name], kind));
       anchor.setAttribute("href", row[href]);
