@@ -39,7 +39,9 @@ def raw_request(row_id: int, at_s: float = 0, **columns: Any) -> dict[str, Any]:
         "input_tokens": 10, "output_tokens": 5, "cache_read_tokens": 0, "cache_write_5m_tokens": 0,
         "cache_write_1h_tokens": 0, "api_time_s": 1.0, "ttft_s": 0.5, "completed_at_utc": at(at_s + 1),
         "tools_segment": 0, "system_segment": 1, "message_segments": [2], "breakpoints": [], "payload_bytes": 100,
-        "content_id": row_id, "billing_header_id": None, "row_digest": row_id,
+        "content_id": row_id, "billing_header_id": None, "tool_choice_id": None, "thinking_id": None,
+        "speed_id": None, "context_management_id": None, "cache_miss_reason": None, "cache_missed_input_tokens": None,
+        "has_applied_edits": False, "row_digest": row_id,
     }  # fmt: skip
     assert columns.keys() <= defaults.keys()
     return defaults | columns

@@ -10,6 +10,16 @@ from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, tabl
 
 OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
 TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
+MISS_REASONS: Final = (
+    "model_changed",
+    "system_changed",
+    "tools_changed",
+    "messages_changed",
+    "previous_message_not_found",
+    "unavailable",
+    "other",
+)
+"""The documented values of `diagnostics.cache_miss_reason.type`; `other` stands for any later one."""
 
 BREAKPOINT: Final = pl.Struct(
     {"section": pl.String(), "item_index": pl.Int32(), "block_index": pl.Int32(), "ttl": pl.String()}
@@ -59,6 +69,21 @@ RAW_REQUESTS: Final = table(
         "billing_header_id": column(
             pl.UInt64(), "Salted id of the billing header's changing values; null without one.", nullable=True
         ),
+        "tool_choice_id": column(pl.UInt64(), "Salted id of `tool_choice`; null without one.", nullable=True),
+        "thinking_id": column(
+            pl.UInt64(), "Salted id of `thinking` and effort together; null without either.", nullable=True
+        ),
+        "speed_id": column(pl.UInt64(), "Salted id of `speed`; null without one.", nullable=True),
+        "context_management_id": column(
+            pl.UInt64(), "Salted id of `context_management`; null without one.", nullable=True
+        ),
+        "cache_miss_reason": column(
+            pl.String(), "Why the API says that the cache was missed.", one_of(MISS_REASONS), nullable=True
+        ),
+        "cache_missed_input_tokens": column(
+            pl.Int64(), "Tokens that the API says were missed.", at_least(0), nullable=True
+        ),
+        "has_applied_edits": column(pl.Boolean(), "Whether the API edited the context before it answered."),
         "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
     },
 )

@@ -10,6 +10,7 @@ import polars as pl
 
 from kv_pipeline.core.validation import report_rows, shared_hits, summarise
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT, VALIDATION_SUMMARY
+from kv_pipeline.steps.explain import explain_user, stale_reports
 from kv_pipeline.store import Store
 
 FLEET: Final = "fleet"
@@ -17,7 +18,9 @@ _REQUEST: Final = ["conversation_id", "request_index"]
 
 
 def roll_up(store: Store) -> pl.DataFrame:
-    """Write and return VALIDATION_SUMMARY of everything in the store."""
+    """Write and return VALIDATION_SUMMARY of everything in the store, and the cache_report of users that changed."""
+    for user_id in stale_reports(store):
+        explain_user(store, user_id)
     keys = store.partitions(VALIDATION_REPORT.name)
     report = store.read(VALIDATION_REPORT, keys)
     requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop(

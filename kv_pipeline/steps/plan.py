@@ -16,6 +16,7 @@ from kv_pipeline.steps.databases import (
     RAW_REQUESTS_STATE,
     database_fingerprint,
 )
+from kv_pipeline.steps.explain import stale_reports
 from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
 from kv_pipeline.steps.index import INDEX_MODELS, INDEX_STATE, conversations, user_fingerprint
 from kv_pipeline.store import Store
@@ -80,9 +81,10 @@ def remove_conversations(store: Store, keys: list[str]) -> None:
 
 
 def is_roll_up_stale(store: Store) -> bool:
-    """Whether the fleet roll-up is of other conversations than those in the store."""
+    """Whether the fleet roll-up is of other conversations than those in the store, or a user's report behind."""
     is_there = store.path(VALIDATION_SUMMARY.name, FLEET).exists()
-    return not is_there or store.state(VALIDATION_SUMMARY.name).get(FLEET) != roll_up_fingerprint(store)
+    is_current = is_there and store.state(VALIDATION_SUMMARY.name).get(FLEET) == roll_up_fingerprint(store)
+    return not is_current or bool(stale_reports(store))
 
 
 def traced(known: pl.DataFrame) -> pl.DataFrame:

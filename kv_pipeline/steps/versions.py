@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-RAW_REQUESTS_VERSION: Final = "1"
+RAW_REQUESTS_VERSION: Final = "2"
 CONVERSATION_INDEX_VERSION: Final = "1"
 TOKENIZED_BLOCKS_VERSION: Final = "1"
 TRACES_VERSION: Final = "1"
 VALIDATION_VERSION: Final = "1"
+CONTENT_BLOCKS_VERSION: Final = "1"
+CACHE_REPORT_VERSION: Final = "1"

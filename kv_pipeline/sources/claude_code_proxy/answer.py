@@ -17,9 +17,11 @@ from typing import Any, Final
 import msgspec
 
 from kv_pipeline.core.normalise import block_types, well_formed
+from kv_pipeline.schemas.requests import MISS_REASONS
 from kv_pipeline.sources.times import parse_utc
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
+_OTHER: Final = "other"
 _STATUS_ERROR: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_TOKENS: Final = 2**40
@@ -51,6 +53,9 @@ class Answer:
     api_time_s: float | None = None
     ttft_s: float | None = None
     completed_at_utc: datetime | None = None
+    cache_miss_reason: str | None = None
+    cache_missed_input_tokens: int | None = None
+    has_applied_edits: bool = False
 
 
 @dataclass(slots=True)
@@ -62,6 +67,16 @@ class _Message:
     blocks: list[object] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
     is_complete: bool = False
+    miss: dict[str, Any] | None = None
+    has_applied_edits: bool = False
+
+    def note_cache(self, holder: Mapping[str, Any]) -> None:
+        """Take what a message or event says of the cache; what later events say replaces it, silence does not."""
+        diagnostics, management = holder.get("diagnostics"), holder.get("context_management")
+        miss = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, dict) else None
+        self.miss = miss if isinstance(miss, dict) else self.miss
+        edits = management.get("applied_edits") if isinstance(management, dict) else None
+        self.has_applied_edits |= isinstance(edits, list) and bool(edits)
 
 
 def parse_answer(raw: bytes | None) -> Answer:
@@ -90,6 +105,9 @@ def parse_answer(raw: bytes | None) -> Answer:
         api_time_s=_seconds(response.get("responseTime")),
         ttft_s=_ttft_s(response.get("headers")),
         completed_at_utc=_completed(response.get("completedAt")),
+        cache_miss_reason=_miss_reason(message.miss),
+        cache_missed_input_tokens=_integer(message.miss.get("cache_missed_input_tokens")) if message.miss else None,
+        has_applied_edits=message.has_applied_edits,
     )
 
 
@@ -116,13 +134,15 @@ def _message(response: Mapping[str, Any]) -> _Message:
     if not isinstance(body, dict):
         return _Message()
     content, usage = body.get("content"), body.get("usage")
-    return _Message(
+    message = _Message(
         message_id=body.get("id"),
         stop_reason=body.get("stop_reason"),
         blocks=content if isinstance(content, list) else [],
         usage=usage if isinstance(usage, dict) else {},
         is_complete=body.get("id") is not None,
     )
+    message.note_cache(body)
+    return message
 
 
 def _from_events(lines: Iterable[str]) -> _Message:
@@ -134,12 +154,16 @@ def _from_events(lines: Iterable[str]) -> _Message:
                 if isinstance(start, dict):
                     message.message_id = start.get("id")
                     _update_usage(message, start.get("usage"))
+                    message.note_cache(start)
             case "content_block_start":
                 message.blocks.append(event.get("content_block"))
             case "message_delta":
                 delta = event.get("delta")
-                if isinstance(delta, dict) and delta.get("stop_reason") is not None:
-                    message.stop_reason, message.is_complete = delta["stop_reason"], True
+                if isinstance(delta, dict):
+                    message.note_cache(delta)
+                    if delta.get("stop_reason") is not None:
+                        message.stop_reason, message.is_complete = delta["stop_reason"], True
+                message.note_cache(event)
                 _update_usage(message, event.get("usage"))
             case "message_stop":
                 message.is_complete = True
@@ -177,6 +201,13 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
         cache_write_5m_tokens=max(0, created - one_hour),
         cache_write_1h_tokens=one_hour,
     )
+
+
+def _miss_reason(miss: Mapping[str, Any] | None) -> str | None:
+    reason = None if miss is None else miss.get("type")
+    if not isinstance(reason, str):
+        return None
+    return reason if reason in MISS_REASONS else _OTHER
 
 
 def _ttft_s(headers: object) -> float | None:

@@ -8,6 +8,7 @@ last word.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,6 +17,18 @@ from kv_pipeline.core.normalise import well_formed
 from kv_pipeline.errors import InputError
 
 _ABSENT: Final = msgspec.Raw(b"null")
+
+
+class Options(NamedTuple):
+    """Request options that can cost the cache when they change, as canonical JSON; None where absent or null.
+
+    `thinking` has the effort with it, wherever the client puts that, since the two are changed by the same switch.
+    """
+
+    tool_choice: bytes | None = None
+    thinking: bytes | None = None
+    speed: bytes | None = None
+    context_management: bytes | None = None
 
 
 class Body(NamedTuple):
@@ -27,6 +40,7 @@ class Body(NamedTuple):
     messages: list[bytes]
     is_streaming: bool
     automatic_cache_ttl: str | None
+    options: Options = Options()
 
 
 class _WireBody(msgspec.Struct):
@@ -36,8 +50,15 @@ class _WireBody(msgspec.Struct):
     system: msgspec.Raw = _ABSENT
     stream: msgspec.Raw = _ABSENT
     cache_control: msgspec.Raw = _ABSENT
+    tool_choice: msgspec.Raw = _ABSENT
+    thinking: msgspec.Raw = _ABSENT
+    output_config: msgspec.Raw = _ABSENT
+    effort: msgspec.Raw = _ABSENT
+    speed: msgspec.Raw = _ABSENT
+    context_management: msgspec.Raw = _ABSENT
 
 
+_OPTION_KEYS: Final = ("tool_choice", "thinking", "output_config", "effort", "speed", "context_management")
 _decoder: Final = msgspec.json.Decoder(_WireBody)
 
 
@@ -52,6 +73,14 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
     try:
         wire = _decoder.decode(raw)
         model, control = _value(wire.model), _value(wire.cache_control)
+        options = _options_of_raw(
+            bytes(wire.tool_choice),
+            bytes(wire.thinking),
+            bytes(wire.output_config),
+            bytes(wire.effort),
+            bytes(wire.speed),
+            bytes(wire.context_management),
+        )
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return _parse_leniently(raw, database_id, row_id)
     return Body(
@@ -61,6 +90,7 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
         messages=[bytes(message) for message in wire.messages],
         is_streaming=bytes(wire.stream) == b"true",
         automatic_cache_ttl=_ttl(control),
+        options=options,
     )
 
 
@@ -94,7 +124,37 @@ def _split(value: object, database_id: str, row_id: int) -> Body:
         messages=[json.dumps(message).encode() for message in value["messages"]],
         is_streaming=value.get("stream") is True,
         automatic_cache_ttl=_ttl(value.get("cache_control")),
+        options=_options(*map(value.get, _OPTION_KEYS)),
     )
+
+
+@lru_cache(maxsize=64)
+def _options_of_raw(*raw: bytes) -> Options:
+    """The same few options come with every request of a conversation, so they are parsed once."""
+    return _options(*map(json.loads, raw))
+
+
+def _options(
+    tool_choice: object,
+    thinking: object,
+    output_config: object,
+    effort: object,
+    speed: object,
+    context_management: object,
+) -> Options:
+    in_config = output_config.get("effort") if isinstance(output_config, dict) else None
+    given = {"thinking": thinking, "output_config.effort": in_config, "effort": effort}
+    switches = {name: value for name, value in given.items() if value is not None}
+    return Options(
+        tool_choice=_canonical(tool_choice),
+        thinking=_canonical(switches or None),
+        speed=_canonical(speed),
+        context_management=_canonical(context_management),
+    )
+
+
+def _canonical(value: object) -> bytes | None:
+    return None if value is None else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _unusable(reason: str, found: str, database_id: str, row_id: int) -> InputError:

@@ -123,6 +123,11 @@ class DatabaseReader:
             + (usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
             + (answer.api_time_s, answer.ttft_s, answer.completed_at_utc)
         )
+        cache_facts = tuple(self._option_id(*option) for option in body.rest.options._asdict().items()) + (
+            answer.cache_miss_reason,
+            answer.cache_missed_input_tokens,
+            answer.has_applied_edits,
+        )
         structure = (parts.tools, parts.system, parts.messages, parts.breakpoints)
         payload_bytes = len(row.body or b"") + len(row.response or b"")
         digest_of = (
@@ -132,14 +137,19 @@ class DatabaseReader:
             parts.breakpoints,
             payload_bytes,
             content_id,
+            cache_facts,
         )
         return (
             (self._database_id, row.row_id, request_id, requested_at)
             + values
             + structure
             + (payload_bytes, content_id, parts.billing_header_id)
+            + cache_facts
             + (salted_u64(self._salt, repr(digest_of).encode()),)
         )
+
+    def _option_id(self, name: str, canonical: bytes | None) -> int | None:
+        return None if canonical is None else salted_u64(self._salt, name.encode() + b"=" + canonical)
 
     def _segments(self, row: RequestRow, body: ParsedBody) -> _Parts:
         rest = body.rest

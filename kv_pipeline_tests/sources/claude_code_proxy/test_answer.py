@@ -141,3 +141,59 @@ def test_completion(value, expected):
 def test_text_that_no_table_holds_is_repaired():
     found = parse_answer(b'{"body":{"id":"m\\ud800","content":[{"type":"t\\udfff"},{"type":[1]},5]}}')
     assert (found.message_id, found.output_types) == ("m?", ("t?",))
+
+
+def missed(reason: object, tokens: object = 5) -> dict[str, object]:
+    return {"diagnostics": {"cache_miss_reason": {"type": reason, "cache_missed_input_tokens": tokens}}}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "tokens"),
+    [
+        ({}, None, None),
+        (missed("tools_changed", 120), "tools_changed", 120),
+        (missed("unavailable", None), "unavailable", None),
+        (missed("weather_changed"), "other", 5),
+        (missed(3, -1), None, None),
+        (missed([], "7"), None, None),
+        ({"diagnostics": {"cache_miss_reason": None}}, None, None),
+        ({"diagnostics": {"cache_miss_reason": "tools_changed"}}, None, None),
+        ({"diagnostics": [1]}, None, None),
+    ],
+)
+def test_why_the_cache_was_missed(said, reason, tokens):
+    start = {"type": "message_start", "message": START["message"] | said}
+    delta = END | {"delta": {"stop_reason": "end_turn"} | said}
+    found = (
+        answer(body={"id": "m"} | said),
+        streamed(start, END),
+        streamed(START, END | said),
+        streamed(START, delta),
+        streamed(start, END | {"diagnostics": None}),
+    )
+    assert {(one.cache_miss_reason, one.cache_missed_input_tokens) for one in found} == {(reason, tokens)}
+
+
+def test_what_the_later_event_says_of_the_miss_counts():
+    start = {"type": "message_start", "message": START["message"] | missed("unavailable")}
+    assert streamed(start, END | missed("model_changed", 9)).cache_miss_reason == "model_changed"
+
+
+@pytest.mark.parametrize(
+    ("management", "has_edits"),
+    [
+        (None, False),
+        ({"applied_edits": []}, False),
+        ({"applied_edits": {"type": "x"}}, False),
+        ({"applied_edits": [{"type": "clear_tool_uses_20250919"}]}, True),
+    ],
+)
+def test_whether_the_context_was_edited(management, has_edits):
+    said = {"context_management": management}
+    start = {"type": "message_start", "message": START["message"] | said}
+    found = (
+        answer(body={"id": "m"} | said),
+        streamed(START, END | said),
+        streamed(start, END | {"context_management": {"applied_edits": []}}),
+    )
+    assert {one.has_applied_edits for one in found} == {has_edits}

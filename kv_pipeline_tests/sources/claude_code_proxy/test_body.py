@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kv_pipeline.errors import InputError
-from kv_pipeline.sources.claude_code_proxy.body import Body, not_json, parse_body
+from kv_pipeline.sources.claude_code_proxy.body import Body, Options, not_json, parse_body
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -93,3 +93,60 @@ def test_the_message_quotes_nothing_of_the_body():
         parse(b"my secret prompt")
     assert "secret" not in str(caught.value)
     assert "secret" not in str(not_json(ValueError("my secret"), "d", 1))
+
+
+OPTIONS = {
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 4},
+    "output_config": {"effort": "high", "format": {"type": "json"}},
+    "effort": "low",
+    "speed": "fast",
+    "context_management": {"edits": [{"type": "clear_thinking_20251015"}]},
+}
+
+
+def options(**changes) -> Options:
+    """The options of a body, the same whichever parser reads them."""
+    body = {"messages": [1], **changes}
+    strict, lenient = (
+        parse(json.dumps(body | {"messages": messages}).encode()).options for messages in ([1], [float("nan")])
+    )
+    assert strict == lenient
+    return strict
+
+
+def test_a_body_without_options_has_none():
+    assert options() == Options() == options(**dict.fromkeys(OPTIONS)) == options(output_config=[1])
+
+
+def test_options_are_canonical_whatever_the_order_of_keys():
+    assert options(**OPTIONS) == options(**{key: reverse(value) for key, value in OPTIONS.items()})
+    assert options(tool_choice={"b": 1, "a": "\ud800"}).tool_choice == b'{"a":"\\ud800","b":1}'
+
+
+def reverse(value):
+    return {key: reverse(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "changed"),
+    [
+        ("tool_choice", {"type": "none"}, "tool_choice"),
+        ("thinking", {"type": "disabled"}, "thinking"),
+        ("output_config", {"effort": "max"}, "thinking"),
+        ("effort", "high", "thinking"),
+        ("speed", "standard", "speed"),
+        ("context_management", {}, "context_management"),
+        ("output_config", {"effort": "high"}, None),
+        ("temperature", 1, None),
+    ],
+)
+def test_a_changed_option_changes_its_own_part_alone(key, other, changed):
+    before, after = options(**OPTIONS)._asdict(), options(**OPTIONS | {key: other})._asdict()
+    assert [name for name in before if before[name] != after[name]] == ([changed] if changed else [])
+
+
+def test_options_too_deep_for_json_are_told_of():
+    with pytest.raises(InputError) as caught:
+        parse(b'{"messages":[],"thinking":' + DEEP + b"}")
+    assert caught.value.reason == "body_too_deep"

@@ -304,3 +304,39 @@ def test_a_database_with_any_bytes_overwritten_never_raises(tmp_path, data):
     found, _ = read(path)
     assert found.requests.height <= 8 or found.requests["row_id"].is_unique().all()
     assert path.read_bytes() == before
+
+
+CACHE_COLUMNS = ["tool_choice_id", "thinking_id", "speed_id", "context_management_id", "cache_miss_reason",
+                 "cache_missed_input_tokens", "has_applied_edits"]  # fmt: skip
+
+
+def test_options_and_what_the_api_says_of_the_cache_are_columns_and_part_of_the_digest(tmp_path):
+    miss = {"cache_miss_reason": {"type": "system_changed", "cache_missed_input_tokens": 70}}
+    answers = [{"diagnostics": miss}, {"context_management": {"applied_edits": [{}]}}]
+    changes = [{}, {"tool_choice": "x"}, {"thinking": "x"}, {"effort": "x"}, {"speed": "x"}, {"context_management": 0}]
+    rows = [make_row(body=make_body(**change)) for change in changes]
+    rows += [make_row(response=make_response(body={"id": "msg_1", **answer})) for answer in answers]
+    found = read_rows_of(tmp_path, *rows)[0].requests
+    assert found["row_digest"].n_unique() == len(rows)
+    assert found.row(0, named=True) | dict.fromkeys(CACHE_COLUMNS) | {"has_applied_edits": False} == found.row(
+        0, named=True
+    )
+    ids = found.select(CACHE_COLUMNS[:4])
+    assert [[value is not None for value in row] for row in ids.rows()[1:6]] == [
+        [True, False, False, False],
+        [False, True, False, False],
+        [False, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
+    assert ids.unpivot()["value"].drop_nulls().n_unique() == 5  # the same value means another thing elsewhere
+    assert found.select(CACHE_COLUMNS[4:]).rows()[6:] == [("system_changed", 70, False), (None, None, True)]
+
+
+def test_options_of_a_body_that_repeats_an_earlier_one_are_its_own(tmp_path):
+    messages = [{"role": "user", "content": f"{n} " + "x" * 20_000} for n in range(3)]
+    row = make_row(body=make_body(messages=messages, tool_choice={"type": "auto"}))
+    again = make_row(id="r2", body=make_body(messages=[*messages, MESSAGE], tool_choice={"type": "any"}))
+    found = read_rows_of(tmp_path, row, again)[0].requests["tool_choice_id"]
+    assert found.null_count() == 0
+    assert found.n_unique() == 2

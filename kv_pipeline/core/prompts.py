@@ -1,0 +1,298 @@
+"""Prompts as paths in one tree of content blocks, so that equal prefixes are the same node.
+
+A request is its model, its settings, tools, system, then messages. Each node is the prefix that ends with one content
+block; requests that begin alike share their nodes. A prompt is then its last node and the nodes that carry breakpoints,
+however long it is, and what two prompts share is found by walking up from their ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from kv_pipeline.core.content_blocks import DEFERRED_TOOL, THINKING, ContentBlock
+
+ROOT: Final = 0
+
+
+class Section(IntEnum):
+    """The part of a request that a node lies in, in prompt order."""
+
+    ROOT = 0
+    SETTINGS = 1
+    TOOLS = 2
+    SYSTEM = 3
+    MESSAGES = 4
+
+
+POSITION_SECTIONS: Final = (Section.TOOLS, Section.SYSTEM, Section.MESSAGES)
+"""Sections whose nodes are content blocks, with tokens and positions."""
+
+
+class Segment(NamedTuple):
+    """A segment as the cache sees it.
+
+    Attributes:
+        role: A message's role, None for tools and system.
+        blocks: Its content blocks.
+    """
+
+    role: str | None
+    blocks: tuple[ContentBlock, ...]
+
+
+class Settings(NamedTuple):
+    """What of a request changes the meaning of its prompt: salted ids, None where it was not sent.
+
+    Attributes:
+        model: Model that answered; models never share a cache.
+        whole: Settings that start everything but tools anew (speed, context management).
+        thinking: Thinking and effort, which start messages anew.
+        tool_choice: Starts messages anew.
+    """
+
+    model: str
+    whole: int | None = None
+    thinking: int | None = None
+    tool_choice: int | None = None
+
+
+class Breakpoint(NamedTuple):
+    """A `cache_control` marker.
+
+    Attributes:
+        section: Part of the request; None for automatic caching, which marks the last block that can be marked.
+        item_index: 0-based message; 0 for tools and system.
+        block_index: 0-based content block of the item.
+        ttl: `5m` or `1h`.
+    """
+
+    section: Section | None
+    item_index: int
+    block_index: int
+    ttl: str
+
+
+class Request(NamedTuple):
+    """A request in segment numbers; None for a section that was not sent."""
+
+    settings: Settings
+    tools: int | None
+    system: int | None
+    messages: tuple[int, ...]
+    breakpoints: tuple[Breakpoint, ...]
+
+
+class Mark(NamedTuple):
+    """A breakpoint in the tree: the node it sits on and the lifetime it asks for."""
+
+    node: int
+    ttl: str
+
+
+class Prompt(NamedTuple):
+    """A request in the tree.
+
+    Attributes:
+        end: Its last node.
+        marks: Breakpoints in prompt order, the deepest last.
+    """
+
+    end: int
+    marks: tuple[Mark, ...]
+
+
+class PromptTree:
+    """All prefixes of a set of requests.
+
+    Node attributes are lists by node number: `parent`, `depth` (in nodes), `section`, `block` (None for nodes that are
+    no content block), `item` (0-based tool, system block or message), and `tokens`, the counted tokens of the prefix
+    as (tools, system, messages).
+
+    Args:
+        segments: Segment number to content.
+        strips_thinking: Models that drop earlier turns' thinking from the prompt.
+        flips_matter: Whether text in a string and the same text in a list are different content to the cache.
+    """
+
+    def __init__(
+        self,
+        segments: Mapping[int, Segment],
+        strips_thinking: frozenset[str] = frozenset(),
+        *,
+        flips_matter: bool = False,
+    ) -> None:
+        self._segments = segments
+        self._strips_thinking = strips_thinking
+        self._flips_matter = flips_matter
+        self.parent = [ROOT]
+        self.depth = [0]
+        self.section = [Section.ROOT]
+        self.block: list[ContentBlock | None] = [None]
+        self.item = [0]
+        self.tokens: list[tuple[int, int, int]] = [(0, 0, 0)]
+        self._child: dict[tuple[int, object], int] = {}
+        self._after: dict[tuple[int, int, bool], int] = {}
+
+    def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
+        """An empty tree for the same requests with other segments."""
+        segments = {number: change(segment) for number, segment in self._segments.items()}
+        return PromptTree(segments, self._strips_thinking, flips_matter=self._flips_matter)
+
+    def add(self, request: Request) -> Prompt:
+        """Place a request in the tree."""
+        settings = request.settings
+        node = self._step(ROOT, settings.model, Section.SETTINGS, None, 0)
+        ends: dict[tuple[Section, int], int] = {}
+        if request.tools is not None:
+            node = ends[Section.TOOLS, 0] = self._through(node, request.tools, Section.TOOLS, 0)
+        node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
+        if request.system is not None:
+            node = ends[Section.SYSTEM, 0] = self._through(node, request.system, Section.SYSTEM, 0)
+        key = ("messages", settings.thinking, settings.tool_choice)
+        node = self._step(node, key, Section.SETTINGS, None, 0)
+        n_stripped = self._n_stripped(request)
+        for index, number in enumerate(request.messages):
+            node = self._through(node, number, Section.MESSAGES, index, strips=index < n_stripped)
+            ends[Section.MESSAGES, index] = node
+        return Prompt(node, self._marks(request, node, ends))
+
+    def prefix(self, node: int) -> Iterator[int]:
+        """A node and those before it, from the end, without the root."""
+        while node != ROOT:
+            yield node
+            node = self.parent[node]
+
+    def shared(self, one: int, other: int) -> int:
+        """The last node of the common prefix of two nodes."""
+        while one != other:
+            if self.depth[one] < self.depth[other]:
+                one, other = other, one
+            one = self.parent[one]
+        return one
+
+    def is_prefix(self, node: int, end: int) -> bool:
+        """Whether the prefix `node` is one of `end`."""
+        return self.at_depth(end, self.depth[node]) == node
+
+    def at_depth(self, end: int, depth: int) -> int:
+        """The node of a prompt at a depth, or its end if it is not that deep."""
+        while self.depth[end] > depth:
+            end = self.parent[end]
+        return end
+
+    def n_tokens(self, node: int) -> int:
+        """Counted tokens of a prefix."""
+        return sum(self.tokens[node])
+
+    def blocks_between(self, start: int, end: int) -> list[int]:
+        """Nodes behind `start`, a prefix of `end`, in prompt order."""
+        nodes = []
+        while end != start:
+            nodes.append(end)
+            end = self.parent[end]
+        return nodes[::-1]
+
+    def _through(self, node: int, number: int, section: Section, item: int, *, strips: bool = False) -> int:
+        """Over a segment; a shortcut remembers where it leads."""
+        key = (node, number, strips)
+        end = self._after.get(key)
+        if end is None:
+            end = self._after[key] = self._over_blocks(node, self._segments[number], section, item, strips=strips)
+        return end
+
+    def _over_blocks(self, node: int, segment: Segment, section: Section, item: int, *, strips: bool) -> int:
+        is_first = True
+        for index, block in enumerate(segment.blocks):
+            if block.kind == DEFERRED_TOOL or (strips and block.kind in THINKING):
+                continue
+            place = item if section is Section.MESSAGES else index
+            is_flipped = self._flips_matter and block.is_string
+            key = (section, segment.role, is_first, is_flipped, block.content_id)
+            node, is_first = self._step(node, key, section, block, place), False
+        return node
+
+    def _step(self, node: int, key: object, section: Section, block: ContentBlock | None, item: int) -> int:
+        child = self._child.get((node, key))
+        if child is None:
+            child = self._child[node, key] = len(self.parent)
+            self.parent.append(node)
+            self.depth.append(self.depth[node] + 1)
+            self.section.append(section)
+            self.block.append(block)
+            self.item.append(item)
+            self.tokens.append(_with_block(self.tokens[node], section, block))
+        return child
+
+    def _n_stripped(self, request: Request) -> int:
+        """Messages whose thinking the model drops: those before the last one that is no tool result."""
+        if request.settings.model not in self._strips_thinking:
+            return 0
+        for index in range(len(request.messages) - 1, -1, -1):
+            segment = self._segments[request.messages[index]]
+            if segment.role == "user" and any(block.kind != "tool_result" for block in segment.blocks):
+                return index
+        return 0
+
+    def _marks(self, request: Request, end: int, ends: Mapping[tuple[Section, int], int]) -> tuple[Mark, ...]:
+        marks: dict[int, str] = {}
+        for breakpoint_ in request.breakpoints:
+            node = self._marked(request, breakpoint_, end, ends)
+            if node is not None:
+                marks[node] = breakpoint_.ttl
+        return tuple(sorted((Mark(*mark) for mark in marks.items()), key=lambda mark: self.depth[mark.node]))
+
+    def _marked(
+        self, request: Request, breakpoint_: Breakpoint, end: int, ends: Mapping[tuple[Section, int], int]
+    ) -> int | None:
+        """The node that a breakpoint sits on; None if its block is not in the prompt."""
+        if breakpoint_.section is None:
+            return self._last_markable(end)
+        last = ends.get((breakpoint_.section, breakpoint_.item_index))
+        if last is None:
+            return None
+        number = _segment_of(request, breakpoint_)
+        blocks = self._segments[number].blocks
+        behind = sum(block.kind != DEFERRED_TOOL for block in blocks[breakpoint_.block_index + 1 :])
+        return self.at_depth(last, max(self.depth[last] - behind, 0))
+
+    def _last_markable(self, end: int) -> int | None:
+        """Source: platform.claude.com, "Automatic caching": the last block that can be marked."""
+        for node in self.prefix(end):
+            block = self.block[node]
+            if block is not None and block.kind not in THINKING:
+                return node
+        return None
+
+
+def _segment_of(request: Request, breakpoint_: Breakpoint) -> int:
+    section = {Section.TOOLS: request.tools, Section.SYSTEM: request.system}
+    number = section.get(breakpoint_.section or Section.ROOT)
+    return request.messages[breakpoint_.item_index] if number is None else number
+
+
+def _with_block(tokens: tuple[int, int, int], section: Section, block: ContentBlock | None) -> tuple[int, int, int]:
+    if block is None:
+        return tokens
+    tools, system, messages = tokens
+    n = block.tokens
+    return (
+        tools + n * (section is Section.TOOLS),
+        system + n * (section is Section.SYSTEM),
+        messages + n * (section is Section.MESSAGES),
+    )
+
+
+def breakpoints_of(markers: Sequence[Mapping[str, object]]) -> tuple[Breakpoint, ...]:
+    """Breakpoints from the `breakpoints` column of RAW_REQUESTS."""
+    sections = {"tools": Section.TOOLS, "system": Section.SYSTEM, "messages": Section.MESSAGES}
+    return tuple(
+        Breakpoint(
+            sections.get(str(marker["section"])),
+            int(str(marker["item_index"] or 0)),
+            int(str(marker["block_index"] or 0)),
+            str(marker["ttl"]),
+        )
+        for marker in markers
+    )

@@ -1,0 +1,127 @@
+"""A user's requests as prompts of content blocks: what the *API* model works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import polars as pl
+
+from kv_pipeline.core.content_blocks import BlockPayload, ContentBlock, content_blocks
+from kv_pipeline.core.normalise import SegmentKind
+from kv_pipeline.core.prompts import Request, Segment, Settings, breakpoints_of
+from kv_pipeline.core.tokenizer import encoder
+from kv_pipeline.schemas.columns import frame_of
+from kv_pipeline.schemas.explanations import CONTENT_BLOCKS
+from kv_pipeline.schemas.requests import SEGMENTS
+from kv_pipeline.steps.databases import CONTENT_STATE
+from kv_pipeline.steps.versions import CONTENT_BLOCKS_VERSION
+from kv_pipeline.store import Store
+
+CONTENT_BLOCKS_STATE: Final = "content_blocks"
+EMPTY: Final = -1
+"""Number of segments without content blocks, such as an empty list of tools."""
+ROWS_AT_A_TIME: Final = 4096
+"""Segments described at a time; bounds the memory of a database of any size."""
+
+
+class Prompts(NamedTuple):
+    """Segments of several databases under one numbering.
+
+    Attributes:
+        segments: Number to content blocks.
+        numbers: (database, segment index) to number.
+    """
+
+    segments: Mapping[int, Segment]
+    numbers: Mapping[tuple[str, int], int]
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        """A request from its row of RAW_REQUESTS, with `model` as the one that answered."""
+        database, tools, system = row["database_id"], row["tools_segment"], row["system_segment"]
+        settings = Settings(row["model"], _whole(row), row["thinking_id"], row["tool_choice_id"])
+        messages = tuple([self.number(database, index) for index in row["message_segments"]])
+        breakpoints = breakpoints_of(row["breakpoints"])
+        return Request(
+            settings,
+            None if tools is None else self.number(database, tools),
+            None if system is None else self.number(database, system),
+            messages,
+            breakpoints,
+        )
+
+    def number(self, database_id: str, segment_index: int) -> int:
+        """A segment's number; those without content blocks are all the same."""
+        return self.numbers.get((database_id, segment_index), EMPTY)
+
+
+def describe_segments(store: Store, database_id: str) -> None:
+    """Write content_blocks of a database, unless they are there.
+
+    Where segments were purged, what was described earlier stays.
+    """
+    content = f"{CONTENT_BLOCKS_VERSION}-{store.state(CONTENT_STATE).get(database_id, '')}"
+    is_there = store.path(CONTENT_BLOCKS.name, database_id).exists()
+    if is_there and store.state(CONTENT_BLOCKS_STATE).get(database_id) == content:
+        return
+    with store.write_stream(CONTENT_BLOCKS, database_id) as append:
+        for rows in _segments(store, database_id):
+            append(frame_of(CONTENT_BLOCKS, list(_described(store.salt, rows))))
+    store.update_state(CONTENT_BLOCKS_STATE, {database_id: content})
+
+
+def _segments(store: Store, database_id: str) -> Iterator[pl.DataFrame]:
+    columns = ["database_id", "segment_index", "kind", "role", "text", "payloads"]
+    segments = pl.scan_parquet(store.path(SEGMENTS.name, database_id), glob=False).select(columns)
+    n_rows = segments.select(pl.len()).collect().item()
+    for start in range(0, n_rows, ROWS_AT_A_TIME):
+        yield segments.slice(start, ROWS_AT_A_TIME).collect()
+
+
+def _described(salt: bytes, segments: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
+    encode = encoder()
+    for database_id, segment_index, kind, role, text, taken in segments.drop_nulls("text").iter_rows():
+        payloads = [BlockPayload(payload["digest"], payload["estimated_tokens"]) for payload in taken]
+        blocks = content_blocks(SegmentKind(kind), text, payloads, salt, lambda sent: len(encode(sent)))
+        for index, block in enumerate(blocks):
+            facets = [{"name": name, "id": facet_id} for name, facet_id in block.facets]
+            yield (database_id, segment_index, index, block.kind, role, *block[1:-1], facets)
+
+
+def load_prompts(store: Store, databases: list[str]) -> Prompts:
+    """Content blocks of databases, described where they were not yet."""
+    segments = {EMPTY: Segment(None, ())}
+    numbers: dict[tuple[str, int], int] = {}
+    for database_id in databases:
+        describe_segments(store, database_id)
+        rows = store.read(CONTENT_BLOCKS, [database_id])
+        for segment_index, role, blocks in _by_segment(rows):
+            number = numbers[database_id, segment_index] = len(segments)
+            segments[number] = Segment(role, blocks)
+    return Prompts(segments, numbers)
+
+
+def _by_segment(rows: pl.DataFrame) -> Iterator[tuple[int, str | None, tuple[ContentBlock, ...]]]:
+    """Segments with their blocks; rows are in that order."""
+    held: list[ContentBlock] = []
+    current: tuple[int, str | None] | None = None
+    for _, segment_index, _, kind, role, *facts in rows.iter_rows():
+        if current is not None and current[0] != segment_index:
+            yield *current, tuple(held)
+            held = []
+        current = (segment_index, role)
+        facets = tuple((facet["name"], facet["id"]) for facet in facts.pop())
+        held.append(ContentBlock._make((kind, *facts, facets)))
+    if current is not None:
+        yield *current, tuple(held)
+
+
+def _whole(row: Mapping[str, Any]) -> int | None:
+    """Settings that start everything behind the tools anew, as one number."""
+    ids = (row["speed_id"], row["context_management_id"])
+    return None if ids == (None, None) else hash_pair(*ids)
+
+
+def hash_pair(one: int | None, other: int | None) -> int:
+    """One number for two optional ones, both below 2**64."""
+    return ((one or 0) + 1 << 65) + (other or 0)
