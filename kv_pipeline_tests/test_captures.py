@@ -10,11 +10,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from kv_pipeline.core.compactions import compactions
+from kv_pipeline.core.money import cost_sums, unknown_models
 from kv_pipeline.export.exporter import export_traces
 from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.prices.loading import load_prices
 from kv_pipeline.schemas.blocks import TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import RAW_REQUESTS
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_COMPACTIONS
+from kv_pipeline.steps.money import priced_requests, priced_unindexed
 from kv_pipeline_tests import oracle_traces
 from kv_pipeline_tests.comparison import assert_user_as_defined, requests_by_agent
 from kv_pipeline_tests.factories import bring_up_to_date, open_store
@@ -92,3 +97,20 @@ def test_exported_traces_hold_every_sub_agent_once(store, user, tmp_path, profil
     n_subagents = sum(len(found) - 1 for found in agents)
     assert n_subagents == sum(trace["totals"]["subagent_count"] for trace in traces) == {"fixed": 4, "older": 9}[user]
     assert sum(len(own) for found in agents for own in found.values()) == result.n_requests
+
+
+def test_every_request_has_a_price(store, user):
+    costs = priced_requests(store, user, load_prices())
+    assert unknown_models(costs).rows() == []
+    sums = cost_sums(costs)
+    assert sums["n_unpriced_requests"].item() == 0
+    assert sums["savings_usd"].item() > sums["cost_usd"].item() > 0
+
+
+def test_context_before_a_compaction_is_what_the_client_counted(store, user):
+    prices = load_prices()
+    found = compactions(priced_requests(store, user, prices), priced_unindexed(store, user, prices))
+    recorded = store.read(TRANSCRIPT_COMPACTIONS, [user])
+    assert found["tokens_before"].to_list() == recorded["pre_tokens"].to_list()
+    assert found["compaction_request_usd"].is_not_null().all()
+    assert found.height == {"fixed": 1, "older": 0}[user]

@@ -135,7 +135,7 @@ def test_sums_of_groups_are_the_total(rows):
 def metrics_by_hand(rows):
     hit, write = sum(row[5] or 0 for row in rows), sum((row[3] or 0) + (row[4] or 0) for row in rows)
     miss = sum(row[2] or 0 for row in rows) + write
-    return hit, miss, write, hit + miss, hit / (hit + miss) if hit + miss else 0.0
+    return hit, miss, write, hit + miss, pytest.approx(hit / (hit + miss)) if hit + miss else 0.0
 
 
 METRICS = ["hit_tokens", "miss_tokens", "write_tokens", "prompt_tokens", "hit_ratio"]
