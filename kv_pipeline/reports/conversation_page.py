@@ -13,7 +13,7 @@ from kv_pipeline.reports.figures.figure import Figure
 from kv_pipeline.reports.frames.curves import curve_frames, working_set_frame
 from kv_pipeline.reports.frames.money import causes
 from kv_pipeline.reports.frames.requests import Conversation
-from kv_pipeline.reports.frames.sums import totals
+from kv_pipeline.reports.frames.sums import phase_frame, totals
 from kv_pipeline.reports.frames.timeline import block_rectangles
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
 from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, duration
@@ -33,7 +33,8 @@ PNG_FIGURES: Final = (
 )  # fmt: skip
 
 _SHOWN: Final = (
-    "request_index", "agent_id", "agent", "agent_request_index", "model", "t_s", "prompt_tokens", "growth_tokens",
+    "request_index", "agent_id", "agent", "agent_request_index", "model", "t_s", "prompt_tokens", "context_tokens",
+    "growth_tokens", "context_share",
     "simulated_hit_rate", "predicted_hit_rate", "billed_hit_rate", "billed_prompt_tokens", "billed_read_tokens",
     "billed_write_5m_tokens", "billed_write_1h_tokens", "billed_input_tokens", "output_tokens", "think_time_s", "api_time_s", "ttft_s",
     "is_after_compaction", "cause", "lost_tokens", "lost_usd", "gap_s", "divergence_section", "recorded_miss_reason",
@@ -45,8 +46,9 @@ REQUESTS_TABLE: Final = Table(
     "requests", "Requests", "requests",
     (
         Column("request_index", "request", "int"), Column("agent", "agent"), Column("model", "model"),
-        Column("t_s", "starts, s", "seconds"), Column("prompt_tokens", "prompt", "int"),
-        Column("growth_tokens", "growth", "int"), Column("simulated_hit_rate", "simulated", "percent"),
+        Column("t_s", "starts, s", "seconds"), Column("context_tokens", "prompt", "int"),
+        Column("growth_tokens", "growth", "int"),
+        Column("context_share", "of window", "percent"), Column("simulated_hit_rate", "simulated", "percent"),
         Column("predicted_hit_rate", "predicted", "percent"), Column("billed_hit_rate", "billed", "percent"),
         Column("billed_read_tokens", "read", "int"), Column("billed_write_5m_tokens", "5m write", "int"),
         Column("billed_write_1h_tokens", "1h write", "int"), Column("billed_input_tokens", "input", "int"),
@@ -90,9 +92,40 @@ AGENTS_TABLE: Final = Table(
         Column("cost_usd", "cost", "usd"),
     ),
 )  # fmt: skip
+PHASES_TABLE: Final = Table(
+    "phases", "Phases", "phases",
+    (
+        Column("phase", "phase"), Column("n_agents", "agents", "int"), Column("n_requests", "requests", "int"),
+        Column("prompt_tokens", "prompt tokens", "int"), Column("output_tokens", "output tokens", "int"),
+        Column("shared_prefix_share", "shared prefix", "percent"),
+    ),
+    "Shared prefix: blocks shared with the agent's request before, of all blocks.",
+)  # fmt: skip
+COMPACTIONS_TABLE: Final = Table(
+    "compactions", "Compactions", "compactions",
+    (
+        Column("agent", "agent"), Column("agent_request_index", "agent's request", "int"),
+        Column("tokens_before", "before", "int"), Column("tokens_after", "after", "int"),
+        Column("rebuilt_tokens", "rebuilt", "int"), Column("n_later_requests", "later requests", "int"),
+        Column("is_forced", "forced", "flag"), Column("carried_usd", "carrying on would cost", "usd"),
+        Column("rebuild_usd", "rebuilding cost", "usd"), Column("compaction_request_usd", "summary cost", "usd"),
+        Column("saved_usd", "saved", "usd"), Column("has_paid", "paid for itself", "flag"),
+    ),
+    "Forced: a later prompt would not have fitted the window. Saved: what carrying the dropped tokens to the end would "
+    "have cost, less rebuilding the cache and writing the summary.",
+)  # fmt: skip
+CROSSINGS_TABLE: Final = Table(
+    "crossings", "Context window", "crossings",
+    (
+        Column("agent", "agent"), Column("agent_request_index", "agent's request", "int"),
+        Column("threshold_percent", "rose above, %", "int"), Column("prompt_tokens", "prompt tokens", "int"),
+        Column("context_share", "of window", "percent"),
+    ),
+    "Requests whose prompt rose above 75, 78, 80 or 90 % of the model's context window.",
+)  # fmt: skip
 _POINTED: Final = tuple(
     column for column in REQUESTS_TABLE.columns
-    if column.name in {"request_index", "agent", "model", "prompt_tokens", "growth_tokens", "simulated_hit_rate",
+    if column.name in {"request_index", "agent", "model", "context_tokens", "growth_tokens", "simulated_hit_rate",
                        "predicted_hit_rate", "billed_hit_rate", "billed_read_tokens", "cause", "lost_tokens"}
 )  # fmt: skip
 
@@ -103,15 +136,14 @@ def conversation_frames(
     """Frames that the figures and tables of a conversation's page show.
 
     Args:
-        conversation: Its requests as `with_money` gives.
+        conversation: Its requests as `request_rows` gives.
         reuse: Its reuse of blocks.
         kv_bytes_per_token: For capacities in GB; null without.
     """
     requests = conversation.requests
-    keys = ["conversation_id", "request_index"]
-    numbers = conversation.blocks.select(*keys, "n_blocks", "agent_shared_blocks")
-    rectangles = block_rectangles(requests.join(numbers, on=keys, maintain_order="left"))
+    rectangles = block_rectangles(requests)
     names = requests.select("request_index", "agent")
+    names_of_agents = requests.select("agent_id", "agent").unique()
     return {
         "requests": requests.select(_SHOWN).with_columns(
             cause=pl.when(pl.col("lost_tokens") > 0).then(pl.col("cause").str.replace_all("_", " "))
@@ -119,6 +151,9 @@ def conversation_frames(
         "rectangles": rectangles.join(names, on="request_index", maintain_order="left"),
         "causes": causes(requests),
         "agents": totals(requests, ["agent"]),
+        "phases": phase_frame(requests),
+        "compactions": conversation.compactions.join(names_of_agents, on="agent_id", maintain_order="left"),
+        "crossings": conversation.crossings.join(names_of_agents, on="agent_id", maintain_order="left"),
         "working_set": working_set_frame(reuse),
         **curve_frames([reuse], conversation.lifetime, kv_bytes_per_token),
     }
@@ -164,6 +199,7 @@ def _sections(*, is_explained: bool) -> tuple[Section, ...]:
             "" if is_explained else NOT_EXPLAINED,
         ),
         Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE)),
-        Section("Agents", (figures.AGENTS, AGENTS_TABLE)),
+        Section("Agents", (figures.AGENTS, AGENTS_TABLE, PHASES_TABLE)),
+        Section("Context", (COMPACTIONS_TABLE, CROSSINGS_TABLE)),
         Section("All requests", (REQUESTS_TABLE,)),
     )

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import polars as pl
 
-from kv_pipeline.reports.conversation_page import CAPACITY_TABLE, CAUSES_TABLE, CURVES, TTL_TABLE
+from kv_pipeline.reports.conversation_page import CAPACITY_TABLE, CAUSES_TABLE, CURVES, PHASES_TABLE, TTL_TABLE
 from kv_pipeline.reports.figures import fleet
 from kv_pipeline.reports.figures.figure import Figure
-from kv_pipeline.reports.frames.sums import totals
+from kv_pipeline.reports.frames.sums import phase_frame, totals
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
 from kv_pipeline.reports.summary import with_rates
 from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY
@@ -71,7 +71,7 @@ def fleet_frames(
     """Frames of the fleet's page, but for curves, causes and what-if.
 
     Args:
-        requests: All requests as `with_money` gives.
+        requests: All requests as `request_rows` gives.
         validation: VALIDATION_SUMMARY.
         first_requests: Per conversation_id and user_id its first_request_at_utc.
     """
@@ -83,6 +83,7 @@ def fleet_frames(
     return {
         "conversations": by_conversation.with_columns(href=address),
         "model_rates": by_model,
+        "phases": phase_frame(requests),
         "rates": pl.concat([_api_rates(by_model), _block_rates(validation)], how="diagonal").sort(
             "model", "scope", "lifetime"
         ),
@@ -94,7 +95,7 @@ def fleet_page(frames: dict[str, pl.DataFrame], requests: pl.DataFrame, *, is_ex
 
     Args:
         frames: As `fleet_frames` gives, with those of curves, causes and what-if.
-        requests: All requests as `with_money` gives.
+        requests: All requests as `request_rows` gives.
         is_explained: Whether the API model and the attribution have been computed.
     """
     total = totals(requests).row(0, named=True)
@@ -123,6 +124,7 @@ def _sections(*, is_explained: bool) -> tuple[Section, ...]:
         ),
         Section("What if", (fleet.WHAT_IF, _WHAT_IF)),
         Section("Predicted and billed", (_RATES,)),
+        Section("Phases", (PHASES_TABLE,)),
         Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE)),
     )
 

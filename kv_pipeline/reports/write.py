@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ from kv_pipeline.reports import conversation_page as one
 from kv_pipeline.reports import fleet_page as fleet
 from kv_pipeline.reports.figures.figure import Figure
 from kv_pipeline.reports.frames.curves import fleet_curve_frames, stored
-from kv_pipeline.reports.frames.money import causes, what_if, with_money
-from kv_pipeline.reports.frames.requests import DEFAULT_LIFETIME, Conversation, conversations_of
+from kv_pipeline.reports.frames.money import causes, what_if
+from kv_pipeline.reports.frames.requests import DEFAULT_LIFETIME, Conversation, all_conversations
 from kv_pipeline.reports.page.shell import Page, render
 from kv_pipeline.reports.pictures import png
 from kv_pipeline.schemas.blocks import VALIDATION_SUMMARY
@@ -100,7 +99,7 @@ def _write_all(
     blocks: list[ConversationBlocks] = []
     pages: list[Path] = []
     pictures: list[Path] = []
-    for conversation in priced_conversations(store, keys, options.prices):
+    for conversation in all_conversations(store, keys, options.prices):
         parts = stored(conversation.blocks, store.settings.block_size)
         frames = one.conversation_frames(conversation, conversation_reuse(parts), options.kv_bytes_per_token)
         path = out / "conversations" / f"{conversation.key}.html"
@@ -116,19 +115,6 @@ def _write_all(
     if options.with_png:
         pictures += _draw(out / "pictures", fleet.FIGURES, page.frames)
     return ReportResult(index, pages, pictures, sum(each.requests.height for each in shown))
-
-
-def priced_conversations(store: Store, keys: Sequence[str], prices: PriceTable) -> Iterator[Conversation]:
-    """Conversations in order, with the money of their requests.
-
-    Args:
-        store: The store.
-        keys: Sorted, so that each user's tables are read once.
-        prices: Prices in force.
-    """
-    for user_id, mine in groupby(keys, key=lambda key: key.partition("/")[0]):
-        for conversation in conversations_of(store, user_id, list(mine)):
-            yield conversation._replace(requests=with_money(conversation.requests, prices))
 
 
 def _fleet(

@@ -94,7 +94,7 @@ def _what_if() -> alt.Chart:
         .encode(
             x=alt.X("prompt_usd:Q", title="predicted cost of the prompts, dollars", axis=alt.Axis(format="$,~g")),
             y=alt.Y("scenario:N", title=None, sort=None),
-            color=alt.condition("datum.scenario == 'as sent'", alt.value(NEUTRAL), alt.value(WRITE_5M)),
+            color=alt.condition("datum.scenario_id == 'as_sent'", alt.value(NEUTRAL), alt.value(WRITE_5M)),
             tooltip=[alt.Tooltip("scenario:N"), alt.Tooltip("prompt_usd:Q", title="cost", format="$,.4f"),
                      alt.Tooltip("saved_usd:Q", title="saved against as sent", format="$,.4f"),
                      alt.Tooltip("predicted_hit_rate:Q", title="hit rate", format=".2%")],
@@ -124,5 +124,5 @@ CAUSES_USD: Final = Figure(
 )  # fmt: skip
 WHAT_IF: Final = Figure(
     "what_if", "What if", "Predicted cost of all prompts, had they been sent otherwise (API model).",
-    ("what_if",), _what_if, needs="prompt_usd",
+    ("what_if",), _what_if, is_wide=True, needs="prompt_usd",
 )  # fmt: skip

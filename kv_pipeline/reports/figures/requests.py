@@ -98,9 +98,10 @@ def _context() -> alt.LayerChart:
     agent = alt.Color("agent:N", title=None, legend=None)
     length = data.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.4).encode(
         x=requests_axis(),
-        y=alt.Y("prompt_tokens:Q", title="prompt tokens", axis=alt.Axis(format="~s")),
+        y=alt.Y("context_tokens:Q", title="prompt tokens", axis=alt.Axis(format="~s")),
         color=agent,
-        tooltip=[*_WHO, alt.Tooltip("prompt_tokens:Q", title="prompt tokens", format=_TOKENS),
+        tooltip=[*_WHO, alt.Tooltip("context_tokens:Q", title="prompt tokens", format=_TOKENS),
+                 alt.Tooltip("context_share:Q", title="of the window", format=".1%"),
                  alt.Tooltip("growth_tokens:Q", title="growth", format="+,.0f"),
                  alt.Tooltip("model:N")],
     )  # fmt: skip
@@ -115,7 +116,7 @@ def _context() -> alt.LayerChart:
 def _growth() -> alt.LayerChart:
     bars = (
         of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
-        .transform_filter("datum.agent_request_index > 0")
+        .transform_filter("isValid(datum.growth_tokens)")
         .mark_bar(size=3)
         .encode(
             x=requests_axis(),
@@ -206,7 +207,7 @@ CUMULATIVE: Final = Figure(
     (_REQUESTS,), _cumulative_tokens, is_linked=True, needs="billed_prompt_tokens",
 )  # fmt: skip
 CONTEXT: Final = Figure(
-    "context", "Context length", "Counted prompt tokens; a line per agent. Dashed: context was compacted just before.",
+    "context", "Context length", "Prompt tokens as the API counts them; a line per agent. Dashed: the context was compacted just before.",
     (_REQUESTS,), _context, is_linked=True,
 )  # fmt: skip
 GROWTH: Final = Figure(
@@ -216,11 +217,11 @@ GROWTH: Final = Figure(
 TIMES: Final = Figure(
     "times", "Think time and API time",
     "Think time: from the agent's answer before to the request. The dotted lines are 5 minutes and 1 hour.",
-    (_REQUESTS,), _times, is_linked=True,
+    (_REQUESTS,), _times, is_linked=True, is_wide=True,
 )  # fmt: skip
 LOSSES: Final = Figure(
     "losses", "Lost tokens over requests", "Tokens that the request before had cached and that were not read.",
-    (_REQUESTS,), _losses, is_linked=True, needs="lost_tokens",
+    (_REQUESTS,), _losses, is_linked=True, is_wide=True, needs="lost_tokens",
 )  # fmt: skip
 AGENTS: Final = Figure(
     "agents", "Agents over time", "A bar per request, from its start to the end of its answer.",

@@ -1,4 +1,4 @@
-"""What requests cost, what their losses cost, and what they would have cost had they been sent otherwise."""
+"""What losses cost by cause, and what requests would have cost had they been sent otherwise."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ import polars as pl
 from kv_pipeline.core.causes import DESCRIPTIONS, UNAVOIDABLE, Cause
 from kv_pipeline.core.money import with_costs
 from kv_pipeline.core.prices import PriceTable
+from kv_pipeline.core.scenarios import DESCRIPTIONS as SCENARIOS
+from kv_pipeline.core.scenarios import Scenario
 from kv_pipeline.reports.frames.requests import lost
 from kv_pipeline.reports.ratios import share
-from kv_pipeline.schemas.explanations import SCENARIOS
-
-SCENARIO_NAMES: Final = {
-    "as_sent": "as sent",
-    "lifetime_1h": "1 hour instead of 5 minutes",
-    "stable_tools": "tools in stable order",
-    "stable_system": "stable system prompt and billing header",
-    "warm_prefix_75": "75 % of the first prefix warm",
-}
-"""Scenarios of WHAT_IF by the name for people."""
 
 _KINDS: Final = ("input", "read", "write_5m", "write_1h")
 _MONEY: Final = {
@@ -29,26 +21,11 @@ _MONEY: Final = {
 }  # fmt: skip
 
 
-def with_money(requests: pl.DataFrame, prices: PriceTable) -> pl.DataFrame:
-    """Requests with cost_usd, cost_without_caching_usd, savings_usd and lost_usd; null without a price or a bill."""
-    billed = requests.select(
-        "model", "requested_at_utc", "output_tokens", **{_MONEY[kind]: f"billed_{kind}_tokens" for kind in _KINDS}
-    )
-    costs = with_costs(billed, prices).select(
-        "cost_usd", "cost_without_caching_usd", "savings_usd", "loss_usd_per_token"
-    )
-    return (
-        requests.hstack(costs)
-        .with_columns(lost_usd=pl.col("lost_tokens") * pl.col("loss_usd_per_token"))
-        .drop("loss_usd_per_token")
-    )
-
-
 def causes(requests: pl.DataFrame) -> pl.DataFrame:
     """One row per cause that cost something, dearest first.
 
     Args:
-        requests: As `with_money` gives.
+        requests: As `request_rows` gives.
 
     Returns:
         cause (for people), cause_id, description, is_avoidable, n_requests, lost_tokens, lost_usd, lost_share (of all
@@ -77,7 +54,7 @@ def cause_name(cause: str) -> str:
 
 
 def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable) -> pl.DataFrame:
-    """One row per scenario in the order of SCENARIOS.
+    """One row per scenario, in the order of `Scenario`.
 
     Args:
         scenarios: WHAT_IF of the requests.
@@ -85,24 +62,24 @@ def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable)
         prices: Prices in force.
 
     Returns:
-        scenario (for people), n_requests, tokens by kind, predicted_hit_rate, prompt_usd (without answers; of requests
+        scenario_id, scenario (for people), n_requests, tokens by kind, predicted_hit_rate, prompt_usd (without answers; of requests
         whose model has a price), and saved_usd and saved_share against `as_sent`.
     """
     keys = ["conversation_id", "request_index"]
     tokens = {_MONEY[kind]: f"predicted_{kind}_tokens" for kind in _KINDS}
     timed = scenarios.join(requests.select(*keys, "requested_at_utc"), on=keys).with_columns(output_tokens=pl.lit(0))
     costs = with_costs(timed.rename({old: new for new, old in tokens.items()}), prices)
-    order = pl.DataFrame({"scenario": SCENARIOS, "place": range(len(SCENARIOS))})
+    known = [(scenario.value, name, place) for place, (scenario, name) in enumerate(SCENARIOS.items())]
+    order = pl.DataFrame(known, schema=["scenario_id", "scenario", "place"], orient="row")
     sums = (
-        costs.group_by("scenario")
+        costs.group_by(scenario_id="scenario")
         .agg(pl.len().alias("n_requests"), pl.col(list(tokens)).sum(), prompt_usd=pl.col("cost_usd").sum())
-        .join(order, on="scenario")
+        .join(order, on="scenario_id")
         .sort("place")
         .with_columns(prompt_tokens=pl.sum_horizontal(list(tokens)))
     )
-    as_sent = sums.filter(pl.col("scenario") == SCENARIOS[0])["prompt_usd"].sum()
+    as_sent = sums.filter(pl.col("scenario_id") == Scenario.AS_SENT.value)["prompt_usd"].sum()
     return sums.with_columns(
-        pl.col("scenario").replace(SCENARIO_NAMES),
         predicted_hit_rate=share("cache_read_tokens", "prompt_tokens"),
         saved_usd=as_sent - pl.col("prompt_usd"),
         as_sent_usd=pl.lit(float(as_sent)),

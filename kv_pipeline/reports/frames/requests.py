@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import polars as pl
 
 from kv_pipeline.core.causes import Cause
+from kv_pipeline.core.compactions import compactions
+from kv_pipeline.core.context import window_crossings
+from kv_pipeline.core.phases import with_phases
+from kv_pipeline.core.prices import PriceTable
 from kv_pipeline.reports.ratios import share
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
-from kv_pipeline.steps.conversations import user_requests
+from kv_pipeline.steps.money import priced_requests, priced_unindexed
 from kv_pipeline.store import Store
 
 MAIN: Final = "main"
@@ -35,6 +40,8 @@ class Conversation(NamedTuple):
         lifetime: The lifetime that its markers ask for, which the simulation beside the bill uses.
         requests: As `request_rows` gives, in order.
         blocks: Its TOKENIZED_BLOCKS, in order.
+        compactions: As `kv_pipeline.core.compactions` gives.
+        crossings: Where contexts rose to a fill level, as `window_crossings` gives.
         is_explained: Whether the API model and the attribution have been computed for it.
     """
 
@@ -42,56 +49,79 @@ class Conversation(NamedTuple):
     lifetime: str
     requests: pl.DataFrame
     blocks: pl.DataFrame
+    compactions: pl.DataFrame
+    crossings: pl.DataFrame
     is_explained: bool
 
 
-def conversations_of(store: Store, user_id: str, keys: Sequence[str]) -> Iterator[Conversation]:
-    """The user's conversations with these keys, in that order; the user's tables are read once."""
+def all_conversations(store: Store, keys: Sequence[str], prices: PriceTable) -> Iterator[Conversation]:
+    """Conversations in order; each user's tables are read once.
+
+    Args:
+        store: The store, up to date.
+        keys: Their ids, sorted.
+        prices: Prices in force.
+    """
+    for user_id, mine in groupby(keys, key=lambda key: key.partition("/")[0]):
+        yield from _conversations_of(store, user_id, list(mine), prices)
+
+
+def _conversations_of(
+    store: Store, user_id: str, keys: Sequence[str], prices: PriceTable
+) -> Iterator[Conversation]:
     known = store.read(CONVERSATIONS, [user_id])
     lifetimes = dict(known.select("conversation_id", pl.col("marked_lifetime").fill_null(DEFAULT_LIFETIME)).iter_rows())
     explained = store.read(CACHE_REPORT, [user_id])
-    blocks = store.read(TOKENIZED_BLOCKS, keys)
-    rows = request_rows(
-        store.read(TRACES, keys),
-        user_requests(store, user_id, keys),
-        _headline_hits(store.read(VALIDATION_REPORT, keys), lifetimes),
-        explained,
-        store.read(AGENTS, [user_id]),
+    priced = priced_requests(store, user_id, prices)
+    hits = _headline_hits(store.read(VALIDATION_REPORT, keys), lifetimes)
+    rows = request_rows(store.read(TRACES, keys), priced, hits, explained, store.read(AGENTS, [user_id]))
+    requests, blocks, compacted, crossed = (
+        frame.partition_by("conversation_id", as_dict=True, maintain_order=True)
+        for frame in (
+            rows,
+            store.read(TOKENIZED_BLOCKS, keys),
+            compactions(priced, priced_unindexed(store, user_id, prices)),
+            window_crossings(priced),
+        )
     )
-    by_key = rows.partition_by("conversation_id", as_dict=True, maintain_order=True)
-    blocks_by_key = blocks.partition_by("conversation_id", as_dict=True, maintain_order=True)
+    none = (compactions(priced.clear()), window_crossings(priced.clear()))
     are_explained = set(explained["conversation_id"])
     for key in keys:
-        if (key,) in by_key:
+        if (key,) in requests:
             yield Conversation(
-                key, lifetimes.get(key, DEFAULT_LIFETIME), by_key[key,], blocks_by_key[key,], key in are_explained
-            )
+                key, lifetimes.get(key, DEFAULT_LIFETIME), requests[key,], blocks[key,],
+                compacted.get((key,), none[0]), crossed.get((key,), none[1]), key in are_explained,
+            )  # fmt: skip
 
 
 def request_rows(
-    traces: pl.DataFrame, billed: pl.DataFrame, hits: pl.DataFrame, explained: pl.DataFrame, agents: pl.DataFrame
+    traces: pl.DataFrame, priced: pl.DataFrame, hits: pl.DataFrame, explained: pl.DataFrame, agents: pl.DataFrame
 ) -> pl.DataFrame:
     """One row per request in order.
 
     Args:
         traces: TRACES.
-        billed: Per request the usage of the billed row and its breakpoints' section tokens, as `user_requests` gives.
+        priced: The same requests as `priced_requests` gives: usage, money, place in the context window, blocks.
         hits: Per request `hit_tokens` and `hit_blocks` of the blocks model.
         explained: CACHE_REPORT; requests that it lacks have nulls in its columns.
         agents: AGENTS.
 
     Returns:
-        Times (`t_s`, `api_time_s`, `ttft_s`, `think_time_s`), counted tokens, billed tokens by kind, tokens predicted
-        by both models, their hit rates, growth against the agent's request before, and the attribution.
+        Times (`t_s`, `api_time_s`, `ttft_s`, `think_time_s`), counted tokens (`prompt_tokens`), the API's tokens by
+        kind (`billed_…`, `predicted_…`) and in all (`context_tokens`, `growth_tokens`, `context_share`), hit rates of
+        both models and of the bill, blocks, agent and phase, the attribution, and money (`cost_usd`,
+        `cost_without_caching_usd`, `savings_usd`, `lost_usd`; null without a price or a bill).
     """
-    usage = billed.select(
-        *_REQUEST,
+    usage = priced.select(
+        *_REQUEST, "growth_tokens", "context_window_tokens", "context_share", "n_blocks", "agent_shared_blocks",
+        "cost_usd", "cost_without_caching_usd", "savings_usd", "loss_usd_per_token",
+        context_tokens="prompt_tokens",
         billed_input_tokens="input_tokens",
         billed_read_tokens="cache_read_tokens",
         billed_write_5m_tokens="cache_write_5m_tokens",
         billed_write_1h_tokens="cache_write_1h_tokens",
-    )
-    return (
+    )  # fmt: skip
+    rows = (
         traces.join(usage, on=_REQUEST, how="left", maintain_order="left")
         .join(hits, on=_REQUEST, how="left", maintain_order="left")
         .join(explained.select(*_REQUEST, *_EXPLAINED), on=_REQUEST, how="left", maintain_order="left")
@@ -101,7 +131,7 @@ def request_rows(
             pl.col("agent").fill_null(pl.col("agent_id")),
             billed_prompt_tokens=pl.sum_horizontal(_kinds("billed"), ignore_nulls=False),
             predicted_prompt_tokens=pl.sum_horizontal(_kinds("predicted"), ignore_nulls=False),
-            growth_tokens=_growth_tokens(),
+            lost_usd=pl.col("lost_tokens") * pl.col("loss_usd_per_token"),
         )
         .with_columns(
             simulated_hit_rate=share("hit_tokens", "prompt_tokens"),
@@ -109,7 +139,9 @@ def request_rows(
             predicted_hit_rate=share("predicted_read_tokens", "predicted_prompt_tokens"),
             is_exact=pl.col("predicted_read_tokens") == pl.col("billed_read_tokens"),
         )
+        .drop("loss_usd_per_token")
     )
+    return with_phases(rows, agents)
 
 
 def lost(requests: pl.DataFrame) -> pl.DataFrame:
@@ -119,12 +151,6 @@ def lost(requests: pl.DataFrame) -> pl.DataFrame:
 
 def _kinds(side: str) -> list[str]:
     return [f"{side}_{kind}_tokens" for kind in ("input", "read", "write_5m", "write_1h")]
-
-
-def _growth_tokens() -> pl.Expr:
-    """Prompt tokens more than in the agent's request before; the whole prompt of its first."""
-    prompt = pl.col("prompt_tokens").cast(pl.Int64)
-    return prompt - prompt.shift(1).over(_AGENT).fill_null(0)
 
 
 def _headline_hits(report: pl.DataFrame, lifetimes: dict[str, str]) -> pl.DataFrame:
@@ -137,8 +163,4 @@ def _labels(agents: pl.DataFrame) -> pl.DataFrame:
     """Names of agents for people: `main`, or type and the beginning of the id."""
     kind = pl.col("subagent_type").fill_null("unlinked")
     name = pl.format("{} {}", kind, pl.col("agent_id").str.slice(0, _SHORT_ID))
-    return agents.select(
-        *_AGENT,
-        agent=pl.when(pl.col("agent_id") == MAIN).then(pl.lit(MAIN)).otherwise(name),
-        subagent_type=pl.when(pl.col("agent_id") == MAIN).then(pl.lit(MAIN)).otherwise(kind),
-    )
+    return agents.select(*_AGENT, agent=pl.when(pl.col("agent_id") == MAIN).then(pl.lit(MAIN)).otherwise(name))

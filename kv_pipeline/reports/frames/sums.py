@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from kv_pipeline.core.phases import phase_summary
 from kv_pipeline.reports.ratios import ratio, share
 
 PERCENTILES: Final = (50, 90, 95, 99, 100)
@@ -22,7 +23,7 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
     Rates compare like with like: simulated, predicted and billed hit rates are of the requests that were billed.
 
     Args:
-        requests: As `with_money` gives.
+        requests: As `request_rows` gives.
         by: Columns to group by.
 
     Returns:
@@ -62,6 +63,13 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
     )
 
 
+def phase_frame(requests: pl.DataFrame) -> pl.DataFrame:
+    """One row per phase and sub-agent type: phase (for people), n_agents, n_requests, tokens, shared_prefix_share."""
+    name = pl.concat_str(pl.col("phase").str.replace_all("_", " "), pl.col("subagent_type"), separator=": ",
+                         ignore_nulls=True)  # fmt: skip
+    return phase_summary(requests).with_columns(phase=name).drop("subagent_type")
+
+
 def _sum_type(name: str) -> pl.DataType:
     return pl.Float64() if name.endswith("_usd") else pl.Int64()
 
@@ -78,8 +86,8 @@ def percentiles(values: pl.Series) -> dict[str, float]:
 
 
 def growth_per_request(requests: pl.DataFrame) -> float:
-    """Mean growth of an agent's prompt from request to request, tokens; 0 without any that grew."""
-    grown = requests.filter(pl.col("agent_request_index") > 0)["growth_tokens"]
+    """Mean growth of an agent's context from request to request, in the API's tokens; 0 without a second request."""
+    grown = requests["growth_tokens"].drop_nulls()
     return ratio(float(grown.sum()), grown.len())
 
 

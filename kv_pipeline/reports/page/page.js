@@ -121,7 +121,8 @@
     const { ink, soft, line } = colours();
     const config = {
       background: null,
-      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7 },
+      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7, labelLimit: 260 },
+      legend: { labelLimit: 300 },
       style: {
         cell: { stroke: line },
         "guide-label": { fill: ink, fontSize: 11 },
