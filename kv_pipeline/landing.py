@@ -1,9 +1,10 @@
-"""The landing folder: which databases and transcripts there are, of whom, and whether they changed.
+"""The landing folder: which recordings and transcripts there are, of whom, and whether they changed.
 
-    <inbox>/<user>/**/*.db
-    <inbox>/<user>/projects/**/*.jsonl
+    <inbox>/<user>/**/*.db                 a proxy's database
+    <inbox>/<user>/**/*.jsonl              a claude-trace log, if it begins like one, outside `projects/`
+    <inbox>/<user>/projects/**/*.jsonl     transcripts
 
-Nothing here opens a file; inputs are only looked at.
+Inputs are only looked at: nothing here reads more of a file than the beginning that tells what it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Final
 
 from kv_pipeline.errors import Skip, UsageError
 from kv_pipeline.names import printable, safe_name
+from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, CLAUDE_TRACE
+from kv_pipeline.sources.claude_trace.detection import is_log
 
 PROJECTS: Final = "projects"
 DIRECT_USER: Final = "local"
@@ -25,12 +28,13 @@ _SQLITE_COMPANIONS: Final = ("", "-wal")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFile:
-    """A proxy database in the landing folder."""
+    """A recording in the landing folder: a proxy's database, or a log."""
 
     database_id: str
     user_id: str
     path: Path
     fingerprint: str
+    recorded_by: str = CLAUDE_CODE_PROXY
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,14 @@ def discover(inbox: Path) -> Landing:
     for entry in entries:
         if entry.is_dir() and not entry.name.startswith("."):
             _add_user(landing, entry, safe_name(entry.name))
-        elif entry.suffix == ".db":
-            found, remedy = "the database is in no user's folder", "Move it into a folder named after its user."
+        elif entry.suffix == ".db" or (entry.suffix == ".jsonl" and _is_log(landing, entry)):
+            found, remedy = "the recording is in no user's folder", "Move it into a folder named after its user."
             landing.skips.append(Skip(printable(entry.name), None, "no_user_folder", found, remedy))
     return landing
 
 
 def direct(paths: Iterable[Path]) -> Landing:
-    """A landing made of given files: databases, and folders of transcripts.
+    """A landing made of given files: databases, logs, and folders of transcripts and logs.
 
     Raises:
         UsageError: A path does not exist.
@@ -98,13 +102,22 @@ def direct(paths: Iterable[Path]) -> Landing:
     transcripts = []
     for path in paths:
         if path.is_dir():
-            transcripts += [(path.name, file) for file in _files(landing, path, ".jsonl")]
+            for file in _files(landing, path, ".jsonl"):
+                if _is_log(landing, file):
+                    _add_database(landing, DIRECT_USER, file, _log_name(file.relative_to(path)), CLAUDE_TRACE)
+                else:
+                    transcripts.append((path.name, file))
         elif path.suffix == ".jsonl" and path.exists():
-            transcripts.append((path.parent.name, path))
+            if _is_log(landing, path):
+                _add_database(landing, DIRECT_USER, path, safe_name(path.name), CLAUDE_TRACE)
+            else:
+                transcripts.append((path.parent.name, path))
         elif path.exists():
             _add_database(landing, DIRECT_USER, path, safe_name(path.stem))
         else:
-            raise UsageError(f"{path} does not exist. Give databases (*.db) and folders of transcripts.")
+            raise UsageError(
+                f"{path} does not exist. Give databases (*.db), logs (*.jsonl) and folders of transcripts."
+            )
     _add_transcripts(landing, DIRECT_USER, transcripts)
     return landing
 
@@ -113,19 +126,36 @@ def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
     for path in _files(landing, folder, ".db"):
         relative = path.relative_to(folder).with_suffix("")
         _add_database(landing, user_id, path, "/".join(map(safe_name, relative.parts)))
+    for path in _files(landing, folder, ".jsonl", without=folder / PROJECTS):
+        if _is_log(landing, path):
+            _add_database(landing, user_id, path, _log_name(path.relative_to(folder)), CLAUDE_TRACE)
     files = _files(landing, folder / PROJECTS, ".jsonl")
     _add_transcripts(landing, user_id, [(str(file.relative_to(folder).parent), file) for file in files])
 
 
-def _add_database(landing: Landing, user_id: str, path: Path, name: str) -> None:
+def _log_name(relative: Path) -> str:
+    """A log keeps its suffix in its name, so that it can lie beside a database of the same name."""
+    return "/".join(map(safe_name, relative.parts))
+
+
+def _is_log(landing: Landing, path: Path) -> bool:
+    try:
+        return is_log(path)
+    except OSError as error:
+        source, found = printable(path.name), f"the file can't be read: {error.strerror}"
+        landing.skips.append(Skip(source, None, "unreadable_file", found, "Check its permissions."))
+        return False
+
+
+def _add_database(landing: Landing, user_id: str, path: Path, name: str, recorded_by: str = CLAUDE_CODE_PROXY) -> None:
     database_id = f"{user_id}/{name}"
     if database_id in landing.databases:
-        found, remedy = "another database has the same name", "Rename one of the two."
+        found, remedy = "another recording has the same name", "Rename one of the two."
         landing.skips.append(Skip(database_id, None, "same_name", found, remedy))
         return
     target = path.resolve()  # SQLite keeps the companions of a link beside what it links to
     companions = (target.with_name(target.name + suffix) for suffix in _SQLITE_COMPANIONS)
-    landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions))
+    landing.databases[database_id] = DatabaseFile(database_id, user_id, path, _fingerprint(companions), recorded_by)
 
 
 def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path]]) -> None:
@@ -136,8 +166,8 @@ def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path
         )
 
 
-def _files(landing: Landing, folder: Path, suffix: str) -> list[Path]:
-    """Files below a folder in sorted order; one that can't be read is noted.
+def _files(landing: Landing, folder: Path, suffix: str, without: Path | None = None) -> list[Path]:
+    """Files below a folder, less those of one below it, in sorted order; a folder that can't be read is noted.
 
     Links to folders are not followed, except `folder` itself, so nothing is read twice and no circle can form.
     """
@@ -147,8 +177,11 @@ def _files(landing: Landing, folder: Path, suffix: str) -> list[Path]:
             source, found = printable(str(error.filename)), f"the folder can't be read: {error.strerror}"
             landing.skips.append(Skip(source, None, "unreadable_folder", found, "Check its permissions."))
 
-    files = (Path(directory, name) for directory, _, names in os.walk(folder, onerror=note) for name in names)
-    return sorted(path for path in files if path.suffix == suffix)
+    found = []
+    for directory, folders, names in os.walk(folder, onerror=note):
+        folders[:] = [name for name in folders if Path(directory, name) != without]
+        found += [path for path in map(Path(directory).joinpath, names) if path.suffix == suffix]
+    return sorted(found)
 
 
 def _fingerprint(paths: Iterable[Path]) -> str:

@@ -179,3 +179,53 @@ def test_the_store_is_no_part_of_the_landing_folder(tmp_path, monkeypatch):
     bring_up_to_date(store, inbox)
     assert isinstance(store, Store)
     assert list(discover(inbox).databases) == ["ada/requests"]
+
+
+# --- Logs -------------------------------------------------------------------------------------------------------------
+
+PAIR = '{"request":{"timestamp":1,"body":{"messages":[]}},"response":null}\n'
+
+
+def make_logs(root, *names):
+    for name in names:
+        make(root, name).joinpath(name).write_text(PAIR)
+    return root
+
+
+def test_logs_lie_anywhere_but_in_projects(tmp_path):
+    make(tmp_path, "ada/history.jsonl", "ada/requests.db", "ada/projects/p/s.jsonl")
+    make_logs(tmp_path, "ada/.claude-trace/log-1.jsonl", "ada/requests.jsonl", "ada/projects/p/t.jsonl", "lost.jsonl")
+    make_logs(tmp_path, "ada/deep/projects/log.jsonl")
+    landing = discover(tmp_path)
+    assert {key: file.recorded_by for key, file in landing.databases.items()} == {
+        "ada/requests": "claude_code_proxy",
+        "ada/%2Eclaude-trace/log-1.jsonl": "claude_trace",
+        "ada/deep/projects/log.jsonl": "claude_trace",
+        "ada/requests.jsonl": "claude_trace",
+    }
+    assert [t.source for t in landing.transcripts["ada"].files] == ["ada/projects/p/s.jsonl", "ada/projects/p/t.jsonl"]
+    assert reasons(landing) == [("lost.jsonl", "no_user_folder")]
+
+
+def test_direct_logs(tmp_path):
+    make(tmp_path, "folder/s.jsonl", "t.jsonl")
+    make_logs(tmp_path, "folder/deep/log.jsonl", "my log.jsonl")
+    landing = direct([tmp_path / "folder", tmp_path / "my log.jsonl", tmp_path / "t.jsonl"])
+    assert list(landing.databases) == ["local/deep/log.jsonl", "local/my%20log.jsonl"]
+    assert [t.source for t in landing.transcripts["local"].files] == [
+        "local/folder/s.jsonl",
+        f"local/{tmp_path.name}/t.jsonl",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads any file")
+def test_a_file_that_can_not_be_looked_into_is_told(tmp_path):
+    make_logs(tmp_path, "ada/log.jsonl").joinpath("ada/log.jsonl").chmod(0)
+    assert reasons(discover(tmp_path)) == [("log.jsonl", "unreadable_file")]
+
+
+def test_a_log_that_grows_is_read_again(tmp_path):
+    path = make_logs(tmp_path, "ada/log.jsonl") / "ada" / "log.jsonl"
+    before = discover(tmp_path).databases["ada/log.jsonl"].fingerprint
+    path.write_text(PAIR * 2)
+    assert discover(tmp_path).databases["ada/log.jsonl"].fingerprint != before

@@ -184,9 +184,16 @@ class ApiCache:
         read_end = read.tokens
         one_hour_end = max(read_end, lengths.of(one_hour[-1], use.model).tokens) if one_hour else read_end
         cached_end = max(one_hour_end, lengths.of(cached, use.model).tokens)
-        prompt_end = max(cached_end, lengths.of(use.prompt.end, use.model).tokens)
-        bill = Bill(prompt_end - cached_end, read_end, cached_end - one_hour_end, one_hour_end - read_end)
+        bill = Bill(
+            self._uncached(use, cached, cached_end), read_end, cached_end - one_hour_end, one_hour_end - read_end
+        )
         return Prediction(hit, cached, read, bill)
+
+    def _uncached(self, use: Use, cached: int, cached_tokens: int) -> int:
+        """Tokens behind what is cached; framing is no block, so behind the last block it is all there is."""
+        if cached == use.prompt.end:
+            return self._lengths.framing_tokens(use.model)
+        return max(0, self._lengths.of(use.prompt.end, use.model).tokens - cached_tokens)
 
     def _write(self, use: Use, hit: int, marks: list[Mark]) -> None:
         """A use renews the entry that was read and every marked one; marks without a living entry get one."""
@@ -212,7 +219,9 @@ class ApiCache:
 def learn_bill(lengths: LengthBook, use: Use, bill: Bill) -> None:
     """Note what a bill says of the lengths of a request's own boundaries, whatever of them was read."""
     marks = use.prompt.marks[: use.rules.max_breakpoints]
-    lengths.learn(use.prompt.end, bill.prompt_tokens)
+    is_marked_at_end = bool(marks) and marks[-1].node == use.prompt.end
+    if not is_marked_at_end or not bill.cached_tokens:
+        lengths.learn(use.prompt.end, bill.prompt_tokens)
     if not marks or not bill.cached_tokens:
         return
     last = marks[-1].node

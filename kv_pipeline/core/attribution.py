@@ -16,7 +16,7 @@ from kv_pipeline.core.lengths import Length, LengthBook
 from kv_pipeline.core.prompts import ROOT, PromptTree, Section, Settings
 
 _UNCERTAIN_SHARE, _UNCERTAIN_TOKENS = 0.02, 64
-"""A loss within this much of an estimated length is no loss."""
+"""A billed read that falls short of an estimated length by this much is no loss."""
 _FIRST_IS_ENOUGH: Final = frozenset({Cause.MODEL_CHANGED, Cause.COMPACTION})
 """Divergences that explain a loss whatever became of the entry."""
 
@@ -138,7 +138,7 @@ def loss_of(situation: Situation, prediction: Prediction, use: Use) -> Loss:
     bill = use.bill or prediction.bill
     reachable = min(situation.target_length.tokens, bill.prompt_tokens)
     lost = reachable - bill.read_tokens
-    if situation.cause is Cause.COLD or lost <= _uncertain_tokens(situation.target_length):
+    if situation.cause is Cause.COLD or lost <= _uncertain_tokens(situation.target_length, use):
         cause = Cause.COLD if situation.cause is Cause.COLD else Cause.NEW_CONTENT
         return Loss(cause, bill.prompt_tokens - bill.read_tokens, 0)
     expected = reachable - prediction.bill.read_tokens
@@ -147,5 +147,7 @@ def loss_of(situation: Situation, prediction: Prediction, use: Use) -> Loss:
     return Loss(cause, bill.prompt_tokens - reachable, lost)
 
 
-def _uncertain_tokens(length: Length) -> float:
-    return 0 if length.is_billed else max(_UNCERTAIN_TOKENS, _UNCERTAIN_SHARE * length.tokens)
+def _uncertain_tokens(length: Length, use: Use) -> float:
+    if use.bill is None or length.is_billed:
+        return 0
+    return max(_UNCERTAIN_TOKENS, _UNCERTAIN_SHARE * length.tokens)

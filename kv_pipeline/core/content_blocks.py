@@ -19,6 +19,8 @@ TOOL: Final = "tool"
 DEFERRED_TOOL: Final = "deferred_tool"
 """A tool that stays outside of the prompt until the model asks for it (`defer_loading`)."""
 SYSTEM: Final = "system"
+BILLING_HEADER: Final = "billing_header"
+"""The system block that clients since 2.1.36 put first."""
 OTHER: Final = "other"
 """A block whose type is missing or no text."""
 WITHOUT_REMINDERS: Final = "without_reminders"
@@ -52,7 +54,7 @@ class ContentBlock(NamedTuple):
     """A content block without its content.
 
     Attributes:
-        kind: `tool`, `deferred_tool`, `system`, or the type of a message's block.
+        kind: `tool`, `deferred_tool`, `system`, `billing_header`, or the type of a message's block.
         content_id: Salted id of the block as sent, less what normalising removes. Plain text has the same id in a
             string and in a list.
         canonical_id: The same whatever the order of keys, and whether a result's text stands in a string or a list.
@@ -149,7 +151,7 @@ def _kind(kind: SegmentKind, block: object) -> str:
         found = block.get("type") if isinstance(block, dict) else None
         return well_formed(found) if isinstance(found, str) else OTHER
     if kind is SegmentKind.SYSTEM:
-        return SYSTEM
+        return BILLING_HEADER if (_text(block) or "").startswith(BILLING_HEADER_PREFIX) else SYSTEM
     return DEFERRED_TOOL if isinstance(block, dict) and block.get("defer_loading") is True else TOOL
 
 

@@ -2,7 +2,7 @@
 
 Transcripts name the answers they received by message id; databases hold the requests. A turn that an older proxy
 recorded twice is one request: its answer is the row that the transcript names, its bill the streaming twin's, which
-came first.
+came first. What logs record beyond all transcripts has its structure from `core.recovered`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from kv_pipeline.core.recovered import Recovered
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 
@@ -36,8 +37,9 @@ def index_conversations(
     answers: pl.DataFrame,
     agents: pl.DataFrame,
     compactions: pl.DataFrame,
+    recovered: Recovered | None = None,
 ) -> ConversationIndex:
-    """Join one user's databases and transcripts.
+    """Join one user's recordings and transcripts.
 
     Args:
         user_id: The user.
@@ -46,7 +48,11 @@ def index_conversations(
         answers: One row per (session, agent, message) of all the user's transcripts.
         agents: One row per (session, agent).
         compactions: One row per compaction boundary.
+        recovered: Answers and agents of sessions that no transcript records; none of those above.
     """
+    transcribed = agents.select("session_id").unique()
+    if recovered is not None:
+        answers, agents = pl.concat([answers, recovered.answers]), pl.concat([agents, recovered.agents])
     rows = raw_requests.with_columns(n_messages=pl.col("message_segments").list.len())
     owned = owners(answers, agents)
     turns = _turns(rows, message_index, owned)
@@ -55,7 +61,7 @@ def index_conversations(
         requests=requests.select(polars_schema(CONVERSATION_REQUESTS).names()),
         agents=_agents(user_id, agents, requests),
         unindexed=_unindexed(rows, message_index, requests),
-        conversations=_conversations(user_id, requests, owned, agents, compactions),
+        conversations=_conversations(user_id, requests, owned, agents, compactions, transcribed),
     )
 
 
@@ -205,9 +211,16 @@ def _reason() -> pl.Expr:
 
 
 def _conversations(
-    user_id: str, requests: pl.DataFrame, owned: pl.DataFrame, agents: pl.DataFrame, compactions: pl.DataFrame
+    user_id: str,
+    requests: pl.DataFrame,
+    owned: pl.DataFrame,
+    agents: pl.DataFrame,
+    compactions: pl.DataFrame,
+    transcribed: pl.DataFrame,
 ) -> pl.DataFrame:
-    answers = owned.group_by("session_id").agg(n_transcript_answers=pl.len())
+    answers = (
+        owned.join(transcribed, on="session_id", how="semi").group_by("session_id").agg(n_transcript_answers=pl.len())
+    )
     found = requests.group_by("session_id").agg(
         n_requests=pl.len(),
         n_agents=pl.col("agent_id").n_unique(),
@@ -219,15 +232,19 @@ def _conversations(
     counts = [pl.col("n_requests", "n_agents", "n_compactions", "n_transcript_answers").fill_null(0)]
     return (
         agents.select("session_id").unique()
+        .join(transcribed.with_columns(structure=pl.lit("transcripts")), on="session_id", how="left")
         .join(answers, on="session_id", how="left")
         .join(found, on="session_id", how="left")
         .join(compactions.group_by("session_id").agg(n_compactions=pl.len()), on="session_id", how="left")
         .join(_fingerprints(requests, agents), on="session_id", how="left")
         .with_columns(*counts, pl.col("models").fill_null([]), pl.col("fingerprint").fill_null(""))
+        .with_columns(pl.col("structure").fill_null("content"))
         .with_columns(
             conversation_id=pl.lit(user_id + "/") + pl.col("session_id"),
             user_id=pl.lit(user_id),
-            match_rate=(pl.col("n_requests") / pl.col("n_transcript_answers")).fill_nan(0.0),
+            match_rate=pl.when(pl.col("structure") == "transcripts").then(
+                (pl.col("n_requests") / pl.col("n_transcript_answers")).fill_nan(0.0)
+            ),
         )
         .select(polars_schema(CONVERSATIONS).names())
         .sort("conversation_id")

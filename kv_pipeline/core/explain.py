@@ -75,7 +75,12 @@ def explain(
 def ratios_of(tree: PromptTree, uses: Sequence[Use]) -> dict[str, Ratios]:
     """API tokens per counted token of each model, from all bills there are."""
     bills: dict[str, list[tuple[tuple[int, int, int], int]]] = {}
+    framings: dict[str, list[int]] = {}
     for use in uses:
-        if use.bill is not None:
-            bills.setdefault(use.model, []).append((tree.tokens[use.prompt.end], use.bill.prompt_tokens))
-    return {model: learn_ratios(of_model) for model, of_model in bills.items()}
+        if use.bill is None:
+            continue
+        bills.setdefault(use.model, []).append((tree.tokens[use.prompt.end], use.bill.prompt_tokens))
+        marks = use.prompt.marks[: use.rules.max_breakpoints]
+        if use.bill.cached_tokens and marks and marks[-1].node == use.prompt.end:
+            framings.setdefault(use.model, []).append(use.bill.input_tokens)
+    return {model: learn_ratios(of_model, framings.get(model, ())) for model, of_model in bills.items()}

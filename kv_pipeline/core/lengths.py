@@ -6,7 +6,7 @@ or wrote up to a breakpoint is that prefix's exact length, and every later reque
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,12 +23,21 @@ _PRIOR_WEIGHT: Final = 0.05
 
 
 class Ratios(NamedTuple):
-    """API tokens per counted token of one model, by section, and tokens that every request has beyond its content."""
+    """What bills of one model say of its tokenizer.
+
+    Attributes:
+        tools: API tokens per counted token of tools.
+        system: Of the system prompt.
+        messages: Of messages.
+        overhead_tokens: Tokens that every prompt has in front, beyond its content.
+        framing_tokens: Uncached tokens of requests whose last block carries a breakpoint: what frames the answer.
+    """
 
     tools: float
     system: float
     messages: float
     overhead_tokens: float
+    framing_tokens: int
 
     def tokens(self, counted: tuple[int, int, int]) -> float:
         """API tokens of a prefix, without the overhead."""
@@ -36,14 +45,15 @@ class Ratios(NamedTuple):
         return self.tools * tools + self.system * system + self.messages * messages
 
 
-TYPICAL: Final = Ratios(TYPICAL_RATIO, TYPICAL_RATIO, TYPICAL_RATIO, 0.0)
+TYPICAL: Final = Ratios(TYPICAL_RATIO, TYPICAL_RATIO, TYPICAL_RATIO, 0.0, 0)
 
 
-def learn_ratios(bills: Iterable[tuple[tuple[int, int, int], int]]) -> Ratios:
+def learn_ratios(bills: Iterable[tuple[tuple[int, int, int], int]], framings: Sequence[int] = ()) -> Ratios:
     """Fit one model's ratios to its bills by least squares; where bills say little, a section keeps the overall one.
 
     Args:
         bills: Per request the counted tokens of its sections, and the billed tokens of its prompt.
+        framings: Uncached tokens of each request whose last block carries a breakpoint.
     """
     rows = [(counted, billed) for counted, billed in bills if sum(counted) and billed]
     if not rows:
@@ -58,7 +68,8 @@ def learn_ratios(bills: Iterable[tuple[tuple[int, int, int], int]]) -> Ratios:
     prior = np.sqrt(_PRIOR_WEIGHT) * np.eye(4)
     solution = np.linalg.lstsq(np.vstack([features, prior]), np.concatenate([target, np.zeros(4)]), rcond=None)[0]
     tools, system, messages = (max(0.1, overall + float(deviation)) for deviation in solution[:3])
-    return Ratios(tools, system, messages, float(solution[3]) * 1e-3 * float(scale))
+    framing_tokens = int(np.median(framings)) if framings else 0
+    return Ratios(tools, system, messages, float(solution[3]) * 1e-3 * float(scale), framing_tokens)
 
 
 class Length(NamedTuple):
@@ -90,6 +101,10 @@ class LengthBook:
         if billed is not None:
             return Length(billed, is_billed=True)
         return Length(self._estimate(node, self._ratios.get(model, TYPICAL)), is_billed=False)
+
+    def framing_tokens(self, model: str) -> int:
+        """Uncached tokens of a request whose last block carries a breakpoint."""
+        return self._ratios.get(model, TYPICAL).framing_tokens
 
     def learn(self, node: int, tokens: int) -> None:
         """A bill said how long a prefix is."""

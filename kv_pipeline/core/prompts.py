@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from kv_pipeline.core.content_blocks import DEFERRED_TOOL, THINKING, ContentBlock
+from kv_pipeline.core.content_blocks import BILLING_HEADER, DEFERRED_TOOL, THINKING, ContentBlock
 
 ROOT: Final = 0
 
@@ -114,6 +114,7 @@ class PromptTree:
         segments: Segment number to content.
         strips_thinking: Models that drop earlier turns' thinking from the prompt.
         flips_matter: Whether text in a string and the same text in a list are different content to the cache.
+        drops_headers: Whether the API takes the client's billing header out of the prompt.
     """
 
     def __init__(
@@ -122,10 +123,12 @@ class PromptTree:
         strips_thinking: frozenset[str] = frozenset(),
         *,
         flips_matter: bool = False,
+        drops_headers: bool = False,
     ) -> None:
         self._segments = segments
         self._strips_thinking = strips_thinking
         self._flips_matter = flips_matter
+        self._left_out = {DEFERRED_TOOL, BILLING_HEADER} if drops_headers else {DEFERRED_TOOL}
         self.parent = [ROOT]
         self.depth = [0]
         self.section = [Section.ROOT]
@@ -138,7 +141,9 @@ class PromptTree:
     def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
         """An empty tree for the same requests with other segments."""
         segments = {number: change(segment) for number, segment in self._segments.items()}
-        return PromptTree(segments, self._strips_thinking, flips_matter=self._flips_matter)
+        other = PromptTree(segments, self._strips_thinking, flips_matter=self._flips_matter)
+        other._left_out = self._left_out
+        return other
 
     def add(self, request: Request) -> Prompt:
         """Place a request in the tree."""
@@ -205,7 +210,7 @@ class PromptTree:
     def _over_blocks(self, node: int, segment: Segment, section: Section, item: int, *, strips: bool) -> int:
         is_first = True
         for index, block in enumerate(segment.blocks):
-            if block.kind == DEFERRED_TOOL or (strips and block.kind in THINKING):
+            if block.kind in self._left_out or (strips and block.kind in THINKING):
                 continue
             place = item if section is Section.MESSAGES else index
             is_flipped = self._flips_matter and block.is_string
@@ -254,7 +259,7 @@ class PromptTree:
             return None
         number = _segment_of(request, breakpoint_)
         blocks = self._segments[number].blocks
-        behind = sum(block.kind != DEFERRED_TOOL for block in blocks[breakpoint_.block_index + 1 :])
+        behind = sum(block.kind not in self._left_out for block in blocks[breakpoint_.block_index + 1 :])
         return self.at_depth(last, max(self.depth[last] - behind, 0))
 
     def _last_markable(self, end: int) -> int | None:

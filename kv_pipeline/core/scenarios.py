@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from kv_pipeline.core.api_model import ApiCache, Bill, Prediction, Use, learn_bill
-from kv_pipeline.core.content_blocks import DEFERRED_TOOL, SYSTEM, TOOL, ContentBlock, facet
+from kv_pipeline.core.content_blocks import BILLING_HEADER, DEFERRED_TOOL, SYSTEM, TOOL, ContentBlock, facet
 from kv_pipeline.core.explain import ratios_of
 from kv_pipeline.core.lengths import LengthBook
 from kv_pipeline.core.prompts import ROOT, PromptTree, Request, Section, Segment
@@ -97,7 +97,7 @@ def _with_sorted_tools(segment: Segment) -> Segment:
 
 
 def _without_volatile_parts(segment: Segment) -> Segment:
-    if not segment.blocks or segment.blocks[0].kind != SYSTEM:
+    if not segment.blocks or segment.blocks[0].kind not in {SYSTEM, BILLING_HEADER}:
         return segment
     return segment._replace(blocks=tuple(map(_without_facets, segment.blocks)))
 

@@ -23,7 +23,7 @@ CONTENT_BLOCKS: Final = table(
         "database_id": column(pl.String(), "Database the segment was recorded in."),
         "segment_index": column(pl.UInt32(), "Number of the segment within its database."),
         "block_index": column(pl.UInt32(), "0-based place of the block in the segment."),
-        "kind": column(pl.String(), "Tool, system, or the type of a message's block."),
+        "kind": column(pl.String(), "Tool, system block, billing header, or the type of a message's block."),
         "role": column(pl.String(), "Role of the block's message.", nullable=True),
         "content_id": column(pl.UInt64(), "Salted id of the block as sent, less what normalising removes."),
         "canonical_id": column(pl.UInt64(), "The same whatever the order of keys and the container."),

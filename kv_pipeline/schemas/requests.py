@@ -10,6 +10,11 @@ from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, tabl
 
 OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
 TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
+CLAUDE_CODE_PROXY: Final = "claude_code_proxy"
+CLAUDE_TRACE: Final = "claude_trace"
+RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE)
+"""What records requests; a database here is the recording of any of them."""
+
 MISS_REASONS: Final = (
     "model_changed",
     "system_changed",
@@ -28,13 +33,13 @@ PAYLOAD: Final = pl.Struct({"digest": pl.Binary(), "n_bytes": pl.Int64(), "estim
 
 RAW_REQUESTS: Final = table(
     "raw_requests",
-    "One row per API request of a database, without content.",
+    "One row per API request of a recording (a proxy's database, or a log), without content.",
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "SQLite row id within the database."),
-        "request_id": column(pl.String(), "The proxy's id of the request."),
-        "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as the proxy recorded it."),
+        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "request_id": column(pl.String(), "Id that the recorder, or else the API, gave the request."),
+        "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as it was recorded."),
         "endpoint": column(pl.String(), "API path of the request."),
         "model": column(pl.String(), "Model the request asked for."),
         "routed_model": column(pl.String(), "Model the proxy sent it to.", nullable=True),
@@ -84,6 +89,10 @@ RAW_REQUESTS: Final = table(
             pl.Int64(), "Tokens that the API says were missed.", at_least(0), nullable=True
         ),
         "has_applied_edits": column(pl.Boolean(), "Whether the API edited the context before it answered."),
+        "recorded_by": column(pl.String(), "What recorded the request.", one_of(RECORDERS)),
+        "session_id": column(
+            pl.String(), "Session that the request's metadata names; null if it names none.", nullable=True
+        ),
         "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
     },
 )
@@ -111,7 +120,7 @@ MESSAGE_INDEX: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "SQLite row id within the database."),
+        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
         "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
         "twin_role": column(pl.String(), "Single, or the streaming or replayed half of a turn.", one_of(TWIN_ROLES)),
         "billed_row_id": column(pl.Int64(), "Row of the request that came first and paid; itself if single."),

@@ -1,9 +1,9 @@
-"""raw_requests and message_index: what one proxy database holds."""
+"""raw_requests and message_index: what one recording, a proxy's database or a log, holds."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import polars as pl
@@ -12,8 +12,10 @@ from kv_pipeline.core.twins import index_messages
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.columns import frame_of
-from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
-from kv_pipeline.sources.claude_code_proxy.reader import DatabaseContent, DatabaseReader
+from kv_pipeline.schemas.requests import CLAUDE_TRACE, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
+from kv_pipeline.sources.anthropic_messages.rows import Recording
+from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
+from kv_pipeline.sources.claude_trace.reader import LogReader
 from kv_pipeline.steps.versions import RAW_REQUESTS_VERSION
 from kv_pipeline.store import Store
 
@@ -31,7 +33,7 @@ _DAMAGED_ROW: Final = "damaged_row"
 class _LostRowsError(Exception):
     """The file is damaged, and an earlier reading of it, with rows it no longer gives, is in the store."""
 
-    def __init__(self, content: DatabaseContent) -> None:
+    def __init__(self, content: Recording) -> None:
         super().__init__()
         self.content = content
 
@@ -41,7 +43,7 @@ def database_fingerprint(file: DatabaseFile) -> str:
     return f"{RAW_REQUESTS_VERSION}-{file.fingerprint}"
 
 
-def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
+def ingest_database(store: Store, file: DatabaseFile) -> Recording:
     """Read a database into raw_requests, segments and skipped_input.
 
     A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
@@ -59,15 +61,21 @@ def ingest_database(store: Store, file: DatabaseFile) -> DatabaseContent:
     return content
 
 
-def _ingest(store: Store, file: DatabaseFile) -> DatabaseContent:
+def _ingest(store: Store, file: DatabaseFile) -> Recording:
     with store.write_stream(SEGMENTS, file.database_id) as emit:
-        keep = store.settings.keep_billing_header
-        content = DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(file.path)
+        content = _read(store, file, emit)
         if any(map(_is_damage, content.skips)) and _has_lost_rows(store, file.database_id, content.requests):
             raise _LostRowsError(content)
     store.write(RAW_REQUESTS, file.database_id, content.requests)
     store.update_state(CONTENT_STATE, {file.database_id: _content_digest(content.requests)})
     return content
+
+
+def _read(store: Store, file: DatabaseFile, emit: Callable[[pl.DataFrame], None]) -> Recording:
+    keep = store.settings.keep_billing_header
+    if file.recorded_by == CLAUDE_TRACE:
+        return LogReader(file.database_id, store.salt, keep, emit).read(file.path)
+    return DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(file.path)
 
 
 def _is_damage(skip: Skip) -> bool:

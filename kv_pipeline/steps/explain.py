@@ -31,15 +31,17 @@ DEFAULT_MINIMUM_TOKENS: Final = 1024
 """Minimum of models that no table knows: the most common one. Source: `core.model_facts`."""
 
 _ROW: Final = ["database_id", "row_id"]
-_NO_USE: Final = ("failed_attempt", "duplicate")
-"""Reasons of requests that leave no trace in the cache: refused by the API, or recorded a second time."""
+_BEGUN: Final = ("ok", "aborted")
+"""Outcomes of requests that were answered at least in part, and so wrote to the cache."""
 
 
-class _Requests(NamedTuple):
-    """A user's requests in order of time: rows as dicts, and the steps made of them."""
+class _Simulated(NamedTuple):
+    """A user's requests through the model, in order of time."""
 
-    rows: list[dict[str, Any]]
+    tree: PromptTree
     steps: list[Step]
+    lengths: LengthBook
+    explained: list[Explained | None]
 
 
 def explain_user(store: Store, user_id: str) -> pl.DataFrame:
@@ -48,17 +50,33 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
     databases = user_databases(store, user_id)
     rows = _rows(store, user_id, databases)
     prompts = load_prompts(store, databases)
-    tree = PromptTree(prompts.segments, _strippers(rows))
-    steps = [_step(tree, prompts, user_id, row) for row in rows]
-    uses = [step.use for step in steps]
-    lengths = LengthBook(tree, ratios_of(tree, uses))
-    explained = explain(tree, steps, lengths)
-    report = frame_of(CACHE_REPORT, list(_report_rows(tree, _Requests(rows, steps), explained)))
-    scenarios = what_if([prompts.request(row) for row in rows], uses, tree, lengths)
+    found = max((_simulated(prompts, user_id, rows, drops) for drops in (False, True)), key=_n_exact)
+    report = frame_of(CACHE_REPORT, list(_report_rows(found, rows)))
+    uses = [step.use for step in found.steps]
+    scenarios = what_if([prompts.request(row) for row in rows], uses, found.tree, found.lengths)
     store.write(CACHE_REPORT, user_id, report.sort("conversation_id", "request_index"))
     store.write(WHAT_IF, user_id, frame_of(WHAT_IF, list(_what_if_rows(rows, scenarios))).sort(WHAT_IF.unique))
     store.update_state(CACHE_REPORT_STATE, {user_id: fingerprint})
     return report
+
+
+def _simulated(prompts: Prompts, user_id: str, rows: list[dict[str, Any]], drops_headers: bool) -> _Simulated:
+    """Through the model with or without the billing header in the prompt: not documented, so bills decide."""
+    tree = PromptTree(prompts.segments, _strippers(rows), drops_headers=drops_headers)
+    minima = _minima(rows)
+    steps = [_step(tree, prompts, user_id, row, minima) for row in rows]
+    lengths = LengthBook(tree, ratios_of(tree, [step.use for step in steps]))
+    return _Simulated(tree, steps, lengths, explain(tree, steps, lengths))
+
+
+def _n_exact(found: _Simulated) -> int:
+    """Requests whose billed read was predicted to the token."""
+    return sum(
+        explained is not None
+        and step.use.bill is not None
+        and explained.prediction.bill.read_tokens == step.use.bill.read_tokens
+        for step, explained in zip(found.steps, found.explained, strict=True)
+    )
 
 
 def stale_reports(store: Store) -> list[str]:
@@ -92,13 +110,13 @@ def _rows(store: Store, user_id: str, databases: list[str]) -> list[dict[str, An
         .join(traced, left_on=["database_id", "billed_row_id"], right_on=_ROW)
         .select(*_ROW, agent=pl.struct("conversation_id", "agent_id"))
     )
-    unused = store.read(UNINDEXED_REQUESTS, [user_id]).filter(pl.col("reason").is_in(_NO_USE)).select(_ROW)
+    copies = store.read(UNINDEXED_REQUESTS, [user_id]).filter(pl.col("reason") == "duplicate")
     return (
         store.read(RAW_REQUESTS, databases)
-        .join(unused, on=_ROW, how="anti")
+        .filter(pl.col("outcome").is_in(_BEGUN))
+        .join(copies, on=_ROW, how="anti")
         .join(traced, on=_ROW, how="left")
         .join(agents, on=_ROW, how="left")
-        .filter(pl.col("conversation_id").is_not_null() | pl.col("input_tokens").is_not_null())
         .with_columns(model=pl.coalesce("routed_model", "model"), n_messages=pl.col("message_segments").list.len())
         .sort("requested_at_utc", "n_messages", *_ROW)
         .to_dicts()
@@ -111,7 +129,17 @@ def _strippers(rows: list[dict[str, Any]]) -> frozenset[str]:
     return frozenset(model for model in models if (facts := facts_of(model)) is not None and facts.strips_thinking)
 
 
-def _step(tree: PromptTree, prompts: Prompts, user_id: str, row: dict[str, Any]) -> Step:
+def _minima(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Per model the shortest prefix that was ever billed as cached: what the API did outweighs what is documented."""
+    minima: dict[str, int] = {}
+    for row in rows:
+        bill = _bill(row)
+        if bill is not None and bill.cached_tokens:
+            minima[row["model"]] = min(bill.cached_tokens, minima.get(row["model"], bill.cached_tokens))
+    return minima
+
+
+def _step(tree: PromptTree, prompts: Prompts, user_id: str, row: dict[str, Any], minima: Mapping[str, int]) -> Step:
     request = prompts.request(row)
     started_s = _seconds(row["requested_at_utc"])
     use = Use(
@@ -121,7 +149,7 @@ def _step(tree: PromptTree, prompts: Prompts, user_id: str, row: dict[str, Any])
         agent=None if row["agent"] is None else tuple(row["agent"].values()),
         started_s=started_s,
         began_s=_began_s(row, started_s),
-        minimum_tokens=_minimum_tokens(row),
+        minimum_tokens=_minimum_tokens(row, minima),
         rules=rules_at(row["requested_at_utc"]),
         bill=_bill(row),
     )
@@ -141,9 +169,11 @@ def _began_s(row: Mapping[str, Any], started_s: float) -> float:
     return started_s + float(row["api_time_s"] or 0.0)
 
 
-def _minimum_tokens(row: Mapping[str, Any]) -> int:
+def _minimum_tokens(row: Mapping[str, Any], minima: Mapping[str, int]) -> int:
+    """As documented for the model on that day, or less if less was cached."""
     facts = facts_of(row["model"], row["requested_at_utc"].date())
-    return DEFAULT_MINIMUM_TOKENS if facts is None else facts.minimum_cacheable_tokens
+    documented = DEFAULT_MINIMUM_TOKENS if facts is None else facts.minimum_cacheable_tokens
+    return min(documented, minima.get(row["model"], documented))
 
 
 def _bill(row: Mapping[str, Any]) -> Bill | None:
@@ -155,9 +185,9 @@ def _bill(row: Mapping[str, Any]) -> Bill | None:
     )
 
 
-def _report_rows(tree: PromptTree, requests: _Requests, explained: list[Explained | None]) -> Iterator[tuple[Any, ...]]:
+def _report_rows(simulated: _Simulated, rows: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
     headers: dict[tuple[str, str], int | None] = {}
-    for row, step, found in zip(*requests, explained, strict=True):
+    for row, step, found in zip(rows, simulated.steps, simulated.explained, strict=True):
         if found is None:
             continue
         agent = (row["conversation_id"], row["agent_id"])
@@ -165,7 +195,7 @@ def _report_rows(tree: PromptTree, requests: _Requests, explained: list[Explaine
         headers[agent] = row["billing_header_id"]
         yield (
             *(row[name] for name in ("conversation_id", "request_index", "agent_id", "model", "requested_at_utc")),
-            *_caching(tree, row, step.use, found),
+            *_caching(simulated.tree, row, step.use, found),
             *_predicted(found.prediction),
             found.prediction.read.is_billed,
             *_billed(row),
@@ -178,7 +208,8 @@ def _report_rows(tree: PromptTree, requests: _Requests, explained: list[Explaine
 
 
 def _caching(tree: PromptTree, row: Mapping[str, Any], use: Use, found: Explained) -> tuple[Any, ...]:
-    return (len(row["breakpoints"]), found.prediction.cached != ROOT, *tree.tokens[use.prompt.end])
+    uses_caching = found.prediction.cached != ROOT or (use.bill is not None and use.bill.cached_tokens > 0)
+    return (len(row["breakpoints"]), uses_caching, *tree.tokens[use.prompt.end])
 
 
 def _predicted(prediction: Prediction) -> tuple[int, int, int, int]:

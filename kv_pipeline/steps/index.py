@@ -1,4 +1,4 @@
-"""conversation_index: one user's transcripts joined with the user's databases."""
+"""conversation_index: one user's transcripts joined with the user's recordings; of logs also what none records."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWER
 from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
+from kv_pipeline.steps.recovery import recovered_structure
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
 from kv_pipeline.store import Store
 
@@ -57,7 +58,9 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     requests = store.read(RAW_REQUESTS, databases)
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)
-    index = index_conversations(user_id, requests, store.read(MESSAGE_INDEX, databases), *transcribed)
+    message_index = store.read(MESSAGE_INDEX, databases)
+    recovered = recovered_structure(store, requests, message_index, transcribed)
+    index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)
     skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from kv_pipeline.core.hashing import SEGMENT_ID_BYTES
 from kv_pipeline.core.payloads import Payload, payload_tokens
 from kv_pipeline.core.sections import RequestSegments, SegmentContent
 from kv_pipeline.errors import StoreError
@@ -95,6 +96,14 @@ def _payload_tokens(payloads: list[dict[str, object]]) -> np.ndarray[tuple[int],
     if not payloads:
         return _NO_PAYLOAD
     return np.concatenate([payload_tokens(Payload(**payload)) for payload in payloads])  # type: ignore[arg-type]
+
+
+def segment_ids(store: Store, database_id: str) -> pl.Series:
+    """By segment index the first 8 bytes of the id, as u64: the same content has the same in any database."""
+    columns = ["segment_index", "segment_id"]
+    found = pl.scan_parquet(store.path(SEGMENTS.name, database_id), glob=False).select(columns).collect()
+    words = np.frombuffer(b"".join(found.sort("segment_index")["segment_id"]), dtype="<u8")
+    return pl.Series(words[:: SEGMENT_ID_BYTES // 8], dtype=pl.UInt64)
 
 
 def content_types(store: Store, requests: pl.DataFrame) -> pl.DataFrame:

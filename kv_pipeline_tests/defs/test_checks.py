@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +14,12 @@ def frame(**columns: list[object]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def conversations(transcribed: list[int], recovered: Sequence[int] = (0, 0)) -> pl.DataFrame:
+    """Answers in transcripts and traced requests of a conversation of either structure."""
+    answers, requests = zip(transcribed, recovered, strict=True)
+    return frame(structure=["transcripts", "content"], n_transcript_answers=list(answers), n_requests=list(requests))
+
+
 @pytest.mark.parametrize(
     ("result", "passed"),
     [
@@ -20,9 +27,11 @@ def frame(**columns: list[object]) -> pl.DataFrame:
         (checks.requests_recorded_once(frame(request_id=["a", "a"])), False),
         (checks.messages_unique(frame(message_id=["a", None, None])), True),
         (checks.messages_unique(frame(message_id=["a", "a"])), False),
-        (checks.answers_found(frame(n_transcript_answers=[100], n_requests=[95])), True),
-        (checks.answers_found(frame(n_transcript_answers=[100], n_requests=[94])), False),
-        (checks.answers_found(frame(n_transcript_answers=[0], n_requests=[0])), True),
+        (checks.requests_recorded_once(frame(request_id=["row-1", "row-1"])), True),
+        (checks.answers_found(conversations([100, 95])), True),
+        (checks.answers_found(conversations([100, 94])), False),
+        (checks.answers_found(conversations([0, 0])), True),
+        (checks.answers_found(conversations([100, 94], recovered=[0, 50])), False),
         (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[120])), True),
         (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[201])), False),
         (checks.billed_ratio(frame(prompt_tokens=[100], billed_prompt_tokens=[69])), False),

@@ -6,14 +6,14 @@ import polars as pl
 import pytest
 
 from kv_pipeline.errors import StoreError
-from kv_pipeline.schemas import blocks, conversations, requests, transcripts
+from kv_pipeline.schemas import blocks, conversations, explanations, requests, transcripts
 from kv_pipeline.schemas.columns import at_least, column, frame_of, hash_lists, one_of, polars_schema, table
 from kv_pipeline.schemas.dictionary import TABLES
 from kv_pipeline.store import check
 
 DECLARED = {
     model.name
-    for module in (requests, transcripts, conversations, blocks)
+    for module in (requests, transcripts, conversations, blocks, explanations)
     for model in vars(module).values()
     if isinstance(model, pa.DataFrameSchema)
 }

@@ -84,6 +84,27 @@ def _line(record: Mapping[str, Any] | str | bytes) -> bytes:
     return (record if isinstance(record, str) else json.dumps(record)).encode() + b"\n"
 
 
+CREDENTIAL = "sk-ant-oat01-never-to-be-stored"
+
+
+def make_pair(body: Mapping[str, Any] | None = None, message_id: str = "msg_1", **changes: Any) -> dict[str, Any]:
+    """A line of a claude-trace log, answered without streaming."""
+    headers = {"authorization": f"Bearer {CREDENTIAL}", "x-api-key": CREDENTIAL, "content-type": "application/json"}
+    request = {"timestamp": 1_748_554_704.25, "method": "POST", "url": "https://api.anthropic.com/v1/messages?beta=true",
+               "headers": headers, "body": json.loads(make_body()) | dict(body or {})}  # fmt: skip
+    response = {"timestamp": 1_748_554_705.5, "status_code": 200, "headers": {"request-id": f"req_{message_id}"},
+                "body": json.loads(make_response(message_id))["body"]}  # fmt: skip
+    pair = {"request": request, "response": response, "logged_at": "2025-05-29T23:38:25.033061"}
+    for key, change in changes.items():
+        pair[key] = pair[key] | change if isinstance(change, dict) else change
+    return pair
+
+
+def make_log(path: Path, pairs: Iterable[Mapping[str, Any] | str | bytes]) -> Path:
+    """A claude-trace log; strings and bytes are lines as they are."""
+    return make_transcript(path, pairs)
+
+
 def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file of a folder with its time of change and bytes: what reading must leave as it was."""
     return {

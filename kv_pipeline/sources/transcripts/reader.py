@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from kv_pipeline.errors import Skip
 from kv_pipeline.names import printable, safe_name
+from kv_pipeline.sources import lines
 from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
     AgentInput,
@@ -27,10 +28,7 @@ from kv_pipeline.sources.transcripts.records import (
 MAIN_AGENT: Final = "main"
 _SYNTHETIC_MODEL: Final = "<synthetic>"
 _AGENT_FOLDER: Final = "subagents"
-_BOM: Final = b"\xef\xbb\xbf"
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-MAX_LINE_BYTES: Final = 256 * 1024 * 1024
-"""Longest line that is read: five times what the API takes, and a bound on memory."""
 _WANTED: Final = (b'"assistant"', b'"compact_boundary"', b'"toolUseResult"', b'"fork-context-ref"', b'"user"')
 
 
@@ -107,22 +105,13 @@ def read_transcript(path: Path, source: str) -> Transcript:
         if path.exists() and not path.is_file():
             raise OSError(0, "it is no regular file")
         with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
+            for number, line in enumerate(lines.lines_of(file), start=1):
                 reading.line(number, line)
     except OSError as error:
         found = f"the file can't be read: {error.strerror}"
         reading.result.skips.append(Skip(source, None, "unreadable_file", found, "Check its permissions."))
     reading.finish()
     return reading.result
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines; of one that is too long as much as shows that it is."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        yield line
 
 
 class _Reading:
@@ -141,10 +130,10 @@ class _Reading:
         self._is_warmup: bool | None = None
 
     def line(self, number: int, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES:
-            self._skip(number, "long_line", f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
+        if len(line) > lines.MAX_LINE_BYTES:
+            self._skip(number, "long_line", f"the line is longer than {lines.MAX_LINE_BYTES >> 20} MiB")
             return
-        line = line.removeprefix(_BOM) if number == 1 else line
+        line = line.removeprefix(lines.BOM) if number == 1 else line
         if not any(word in line for word in _WANTED):
             self._check(number, line)
             return

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kv_pipeline.sources.claude_code_proxy.answer import Answer, Usage, parse_answer
+from kv_pipeline.sources.anthropic_messages.answer import Answer, Usage
+from kv_pipeline.sources.claude_code_proxy.answer import parse_answer
 from kv_pipeline_tests.sources.factories import make_response
 
 START = {

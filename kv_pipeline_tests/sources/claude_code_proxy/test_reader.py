@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
-from kv_pipeline.sources.claude_code_proxy.reader import DatabaseContent, DatabaseReader
+from kv_pipeline.sources.anthropic_messages.rows import Recording
+from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
 from kv_pipeline.store import check
 from kv_pipeline_tests.sources.factories import (
     LOOSE_SCHEMA,
@@ -25,7 +26,7 @@ from kv_pipeline_tests.sources.factories import (
 )
 
 
-def read(path: Path) -> tuple[DatabaseContent, pl.DataFrame]:
+def read(path: Path) -> tuple[Recording, pl.DataFrame]:
     """What a database holds, and its segments, both checked against their models."""
     emitted: list[pl.DataFrame] = []
     content = DatabaseReader("ada/requests", SALT, False, emitted.append).read(path)
@@ -36,16 +37,16 @@ def read(path: Path) -> tuple[DatabaseContent, pl.DataFrame]:
     return content, segments
 
 
-def read_rows_of(tmp_path: Path, *rows: dict[str, Any]) -> tuple[DatabaseContent, pl.DataFrame]:
+def read_rows_of(tmp_path: Path, *rows: dict[str, Any]) -> tuple[Recording, pl.DataFrame]:
     (tmp_path / "requests.db").unlink(missing_ok=True)
     return read(make_database(tmp_path, rows, schema=LOOSE_SCHEMA))
 
 
-def left_out(content: DatabaseContent) -> list[tuple[int | None, str]]:
+def left_out(content: Recording) -> list[tuple[int | None, str]]:
     return [(skip.row, skip.reason) for skip in content.skips if skip.is_left_out]
 
 
-def noticed(content: DatabaseContent) -> list[tuple[int | None, str]]:
+def noticed(content: Recording) -> list[tuple[int | None, str]]:
     return [(skip.row, skip.reason) for skip in content.skips if not skip.is_left_out]
 
 

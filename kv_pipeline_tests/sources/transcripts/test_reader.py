@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kv_pipeline.sources.transcripts import reader
+from kv_pipeline.sources import lines
 from kv_pipeline.sources.transcripts.frames import transcript_frames
 from kv_pipeline.sources.transcripts.reader import Transcript, read_transcript
 from kv_pipeline_tests.sources.factories import make_record, make_transcript
@@ -85,7 +85,7 @@ def test_an_empty_file(tmp_path):
 
 
 def test_very_long_lines_are_read_and_longer_ones_skipped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_LINE_BYTES", 5000)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 5000)
     long, longer = (answer(f"m{size}", padding='"assistant"' + "x" * size) for size in (4000, 40_000))
     found = read(tmp_path, answer("m1"), long, longer, answer("m2"))
     assert messages(found) == ["m1", "m4000", "m2"]

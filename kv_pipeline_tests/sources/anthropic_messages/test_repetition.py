@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_pipeline.errors import InputError
-from kv_pipeline.sources.claude_code_proxy import repetition
-from kv_pipeline.sources.claude_code_proxy.body import Body, parse_body
-from kv_pipeline.sources.claude_code_proxy.repetition import RepetitionParser, shared_prefix_bytes
+from kv_pipeline.sources.anthropic_messages import repetition
+from kv_pipeline.sources.anthropic_messages.body import Body, parse_body
+from kv_pipeline.sources.anthropic_messages.repetition import RepetitionParser, shared_prefix_bytes
 from kv_pipeline.sources.interning import Interned
 
 MESSAGES = st.one_of(

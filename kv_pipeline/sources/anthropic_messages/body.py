@@ -8,6 +8,7 @@ last word.
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,7 @@ class Body(NamedTuple):
     is_streaming: bool
     automatic_cache_ttl: str | None
     options: Options = Options()
+    session_id: str | None = None
 
 
 class _WireBody(msgspec.Struct):
@@ -56,8 +58,10 @@ class _WireBody(msgspec.Struct):
     effort: msgspec.Raw = _ABSENT
     speed: msgspec.Raw = _ABSENT
     context_management: msgspec.Raw = _ABSENT
+    metadata: msgspec.Raw = _ABSENT
 
 
+_SESSION: Final = re.compile(r"_session_([0-9A-Za-z-]+)$")
 _OPTION_KEYS: Final = ("tool_choice", "thinking", "output_config", "effort", "speed", "context_management")
 _decoder: Final = msgspec.json.Decoder(_WireBody)
 
@@ -73,6 +77,7 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
     try:
         wire = _decoder.decode(raw)
         model, control = _value(wire.model), _value(wire.cache_control)
+        session_id = _session_of_raw(bytes(wire.metadata))
         options = _options_of_raw(
             bytes(wire.tool_choice),
             bytes(wire.thinking),
@@ -91,6 +96,7 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
         is_streaming=bytes(wire.stream) == b"true",
         automatic_cache_ttl=_ttl(control),
         options=options,
+        session_id=session_id,
     )
 
 
@@ -125,6 +131,7 @@ def _split(value: object, database_id: str, row_id: int) -> Body:
         is_streaming=value.get("stream") is True,
         automatic_cache_ttl=_ttl(value.get("cache_control")),
         options=_options(*map(value.get, _OPTION_KEYS)),
+        session_id=_session_id(value.get("metadata")),
     )
 
 
@@ -151,6 +158,30 @@ def _options(
         speed=_canonical(speed),
         context_management=_canonical(context_management),
     )
+
+
+@lru_cache(maxsize=64)
+def _session_of_raw(raw: bytes) -> str | None:
+    return _session_id(json.loads(raw))
+
+
+def _session_id(metadata: object) -> str | None:
+    """The client's session, which newer clients put as JSON into `metadata.user_id` and older ones at its end."""
+    user = metadata.get("user_id") if isinstance(metadata, dict) else None
+    if isinstance(user, str) and user.lstrip().startswith("{"):
+        user = _object(user)
+    if isinstance(user, dict):
+        session = user.get("session_id")
+        return well_formed(session) or None if isinstance(session, str) else None
+    named = _SESSION.search(user) if isinstance(user, str) else None
+    return named[1] if named else None
+
+
+def _object(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _canonical(value: object) -> bytes | None:

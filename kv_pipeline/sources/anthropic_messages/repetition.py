@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from kv_pipeline.sources.claude_code_proxy.body import Body, parse_body
+from kv_pipeline.sources.anthropic_messages.body import Body, parse_body
 from kv_pipeline.sources.interning import Interned
 
 RECENT_BODIES: Final = 8

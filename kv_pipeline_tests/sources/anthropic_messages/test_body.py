@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kv_pipeline.errors import InputError
-from kv_pipeline.sources.claude_code_proxy.body import Body, Options, not_json, parse_body
+from kv_pipeline.sources.anthropic_messages.body import Body, Options, not_json, parse_body
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -150,3 +150,32 @@ def test_options_too_deep_for_json_are_told_of():
     with pytest.raises(InputError) as caught:
         parse(b'{"messages":[],"thinking":' + DEEP + b"}")
     assert caught.value.reason == "body_too_deep"
+
+
+UUID = "3a81ffe1-b974-43f6-af5e-d07056661b38"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "session_id"),
+    [
+        ({"user_id": f"user_0af3_account_77-x_session_{UUID}"}, UUID),
+        ({"user_id": f"user_0af3_account__session_{UUID}"}, UUID),
+        ({"user_id": json.dumps({"device_id": "d", "account_uuid": "", "session_id": UUID})}, UUID),
+        ({"user_id": {"session_id": UUID}}, UUID),
+        ({"user_id": "89c4ec86c1c752bc"}, None),
+        ({"user_id": "user_1_session_"}, None),
+        ({"user_id": '{"session_id": 3}'}, None),
+        ({"user_id": '{"session_id": ""}'}, None),
+        ({"user_id": '{"session_id": "x'}, None),
+        ({"user_id": "{" + '"a":[' * 9999}, None),
+        ({"user_id": 3}, None),
+        ("user_1_session_x", None),
+        (None, None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_session_of_the_metadata(metadata, session_id):
+    strict, lenient = (
+        parse(json.dumps({"messages": messages, "metadata": metadata}).encode()) for messages in ([1], [float("nan")])
+    )
+    assert strict.session_id == lenient.session_id == session_id

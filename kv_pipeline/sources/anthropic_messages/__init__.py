@@ -1,0 +1,1 @@
+"""Requests and answers of the Messages API, however a log wraps them: what the sources that record it share."""

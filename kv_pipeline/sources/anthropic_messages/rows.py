@@ -1,0 +1,200 @@
+"""From a recorded request and its answer to a row of raw_requests, and segments: the same for every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import polars as pl
+
+from kv_pipeline.core.hashing import salted_u64
+from kv_pipeline.core.normalise import SegmentKind
+from kv_pipeline.errors import Skip
+from kv_pipeline.schemas.columns import frame_of
+from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
+from kv_pipeline.sources.anthropic_messages.answer import Answer
+from kv_pipeline.sources.anthropic_messages.body import not_json
+from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody, RepetitionParser
+from kv_pipeline.sources.interning import Interned, Row, SegmentInterner
+
+MESSAGES_ENDPOINT: Final = "/v1/messages"
+LEFT_OUT: Final = "The row is left out; the others are used."
+
+
+class Recording(NamedTuple):
+    """What a recording, a database or a log, holds.
+
+    Attributes:
+        requests: Frame of `RAW_REQUESTS`, in row order.
+        skips: Rows and files that were left out, and rows that were used without their answer.
+    """
+
+    requests: pl.DataFrame
+    skips: list[Skip]
+
+
+class Facts(NamedTuple):
+    """What a log says of a request outside its body.
+
+    Attributes:
+        row_id: Row or line.
+        request_id: Id of the request; None if the log has none.
+        requested_at_utc: Time of the request.
+        endpoint: API path.
+        model: Model to assume if the body names none.
+        routed_model: Model that a proxy sent it to.
+        payload_bytes: Bytes of request and answer as recorded.
+    """
+
+    row_id: int
+    request_id: str | None
+    requested_at_utc: datetime
+    endpoint: str
+    model: str | None
+    routed_model: str | None
+    payload_bytes: int
+
+
+class RequestRows:
+    """Makes the rows of one recording, in the order in which its requests were recorded.
+
+    Args:
+        database_id: Name of the recording in the store.
+        recorded_by: One of `RECORDERS`.
+        salt: Secret of the store.
+        keep_billing_header: Leave billing headers as they are.
+        emit_segments: Receives frames of `SEGMENTS` as rows are made.
+    """
+
+    def __init__(
+        self,
+        database_id: str,
+        recorded_by: str,
+        salt: bytes,
+        keep_billing_header: bool,
+        emit_segments: Callable[[pl.DataFrame], None],
+    ) -> None:
+        self._database_id = database_id
+        self._recorded_by = recorded_by
+        self._salt = salt
+        self._emit_segments = emit_segments
+        self._interner = SegmentInterner(salt, keep_billing_header, self._emit)
+        self._bodies = RepetitionParser(database_id)
+
+    def parse(self, raw: bytes | None, row_id: int) -> ParsedBody:
+        """Split a body into what is known already and the rest.
+
+        Raises:
+            InputError: As `parse_body`.
+        """
+        return self._bodies.parse(raw, row_id)
+
+    def intern(self, raw: bytes | None, body: ParsedBody, row_id: int) -> Parts:
+        """Number a body's segments.
+
+        Raises:
+            InputError: One of them is not JSON.
+        """
+        rest = body.rest
+        try:
+            tools = None if rest.tools is None else self._interner.intern(SegmentKind.TOOLS, rest.tools)
+            system = None if rest.system is None else self._interner.intern(SegmentKind.SYSTEM, rest.system)
+            messages = body.shared + [self._interner.intern(SegmentKind.MESSAGE, part) for part in rest.messages]
+        except (ValueError, RecursionError) as error:
+            raise not_json(error, self._database_id, row_id) from error
+        self._bodies.remember(raw or b"", body, messages)
+        return Parts.of(tools, system, messages, rest.automatic_cache_ttl)
+
+    def row(self, facts: Facts, body: ParsedBody, parts: Parts, answer: Answer) -> Row:
+        """A row of `RAW_REQUESTS`."""
+        usage, rest = answer.usage, body.rest
+        request_id = facts.request_id or f"row-{facts.row_id}"
+        model = rest.model or facts.model or "unknown"
+        content_id = self._interner.content_id(model, parts.indexes)
+        values = (
+            (facts.endpoint, model, facts.routed_model, rest.is_streaming, answer.status_code, answer.outcome)
+            + (answer.message_id, answer.stop_reason, list(answer.output_types))
+            + (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+            + (usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
+            + (answer.api_time_s, answer.ttft_s, answer.completed_at_utc)
+        )
+        structure = (parts.tools, parts.system, parts.messages, parts.breakpoints)
+        cache_facts = tuple(self._option_id(*option) for option in rest.options._asdict().items()) + (
+            answer.cache_miss_reason,
+            answer.cache_missed_input_tokens,
+            answer.has_applied_edits,
+        )
+        origin = (self._recorded_by, rest.session_id)
+        digest_of = (
+            request_id,
+            facts.requested_at_utc.isoformat(),
+            values,
+            parts.breakpoints,
+            facts.payload_bytes,
+            content_id,
+            cache_facts,
+            origin,
+        )
+        return (
+            (self._database_id, facts.row_id, request_id, facts.requested_at_utc)
+            + values
+            + structure
+            + (facts.payload_bytes, content_id, parts.billing_header_id)
+            + cache_facts
+            + origin
+            + (salted_u64(self._salt, repr(digest_of).encode()),)
+        )
+
+    def frame(self, rows: Sequence[Row]) -> pl.DataFrame:
+        """Frame of `RAW_REQUESTS`, after all rows are made; hands on the segments that are still pending."""
+        self._interner.flush()
+        return frame_of(RAW_REQUESTS, rows)
+
+    def _emit(self, rows: list[Row]) -> None:
+        self._emit_segments(frame_of(SEGMENTS, [(self._database_id, *row) for row in rows]))
+
+    def _option_id(self, name: str, canonical: bytes | None) -> int | None:
+        return None if canonical is None else salted_u64(self._salt, name.encode() + b"=" + canonical)
+
+
+class Parts(NamedTuple):
+    """A request's segments and breakpoints."""
+
+    tools: int | None
+    system: int | None
+    messages: list[int]
+    breakpoints: list[dict[str, object]]
+    billing_header_id: int | None
+
+    @property
+    def indexes(self) -> list[int]:
+        """All its segments in prompt order."""
+        return [index for index in (self.tools, self.system) if index is not None] + self.messages
+
+    @classmethod
+    def of(
+        cls,
+        tools: Interned | None,
+        system: Interned | None,
+        messages: list[Interned],
+        automatic_ttl: str | None,
+    ) -> Parts:
+        """The parts that interned segments make up."""
+        parts = [("tools", None, tools), ("system", None, system)]
+        marked = [("messages", index, message) for index, message in enumerate(messages) if message.markers]
+        breakpoints: list[dict[str, object]] = [
+            {"section": section, "item_index": item, "block_index": marker.block_index, "ttl": marker.ttl}
+            for section, item, interned in [*parts, *marked]
+            if interned is not None
+            for marker in interned.markers
+        ]
+        if automatic_ttl is not None:
+            breakpoints.append({"section": "request", "item_index": None, "block_index": None, "ttl": automatic_ttl})
+        return cls(
+            tools=None if tools is None else tools.segment_index,
+            system=None if system is None else system.segment_index,
+            messages=[message.segment_index for message in messages],
+            breakpoints=breakpoints,
+            billing_header_id=None if system is None else system.billing_header_id,
+        )

@@ -1,0 +1,1 @@
+"""claude-trace logs (`log-*.jsonl`): request/response pairs, one a line. README.md has the quirks."""
