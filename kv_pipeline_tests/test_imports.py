@@ -69,7 +69,9 @@ def loaded(code):
 HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["analyze", "--help"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         f"sys.argv = ['kv-pipeline', *{arguments}]\n"

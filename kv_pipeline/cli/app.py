@@ -11,6 +11,8 @@ import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
 from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
+from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
+from kv_pipeline.sources.trace_json.options import NestedTimes
 
 EXIT_LEFT_OUT = 1
 EXIT_UNDER_LIMIT = 1
@@ -165,6 +167,44 @@ def export(
         absolute_timestamps=absolute_timestamps,
     )
     export_command(store, out, wanted, conversation_id, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline analyze traces   |   kv-pipeline analyze traces --scope fleet --kv-model deepseek-v3"
+    "   |   kv-pipeline analyze traces --json > analysis.json"
+)
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of trace JSON, or single files.")],
+    scope: Annotated[
+        Scope, typer.Option("--scope", help="conversation: each trace has caches of its own; fleet: all share.")
+    ] = Scope.CONVERSATION,
+    kv_model: Annotated[
+        str | None, typer.Option("--kv-model", help="Model whose KV cache is counted in GB (llama-3.1-70b).")
+    ] = None,
+    kv_bytes_per_token: Annotated[
+        float | None, typer.Option("--kv-bytes-per-token", min=0, help="KV bytes a token, instead of --kv-model.")
+    ] = None,
+    nested_times: Annotated[
+        NestedTimes, typer.Option("--nested-times", help="What t inside sub-agents counts from, if not found out.")
+    ] = NestedTimes.AUTO,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Analyse reuse in trace files: hit rates by lifetime and capacity, the Belady bound, working sets.
+
+    Exit code 0: all files were used. 1: some were left out, and the summary says which. 2: usage.
+    """
+    from kv_pipeline.cli.analyze import analyze_command
+
+    wanted = AnalysisOptions(
+        scope=scope,
+        nested_times=nested_times,
+        kv_model=kv_model,
+        kv_bytes_per_token=kv_bytes_per_token,
+        limit=limit,
+    )
+    if analyze_command(paths, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @app.command(epilog="Example:  kv-pipeline demo --out data/landing")

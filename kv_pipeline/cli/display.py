@@ -26,6 +26,8 @@ from kv_pipeline import progress
 
 _UNBOUNDED = 200
 """Width of tables that are not printed to a terminal, in characters."""
+_FLOAT_FORMATS = {"points": "+.2f", "gb": ",.2f"}
+"""How floats are printed, by the unit that ends a column's name; the others are rates."""
 _NARROW = 140
 """Terminals below this width get short names and times."""
 
@@ -72,7 +74,7 @@ def _cell(name: str, value: object) -> str:
     if value is None:
         text = "-"
     elif isinstance(value, float):
-        text = f"{value:+.2f}" if name.endswith("_points") else f"{value:.2%}"
+        text = format(value, _FLOAT_FORMATS.get(name.rpartition("_")[2], ".2%"))
     elif isinstance(value, int):
         text = f"{value:,}"
     elif isinstance(value, list):

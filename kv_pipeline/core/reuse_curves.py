@@ -41,7 +41,28 @@ CAPACITY_CURVE: Final = pl.Schema(
     }
 )  # fmt: skip
 WORKING_SET: Final = pl.Schema({"t_s": pl.Float64(), "window_s": pl.Int64(), "blocks": pl.Int64()})
+WORKING_SET_SUMMARY: Final = pl.Schema({"window_s": pl.Int64(), "mean_blocks": pl.Float64(), "max_blocks": pl.Int64()})
 BLOCK_PREFILLS: Final = pl.Schema({"lifetime_s": pl.Float64(), "n_prefills": pl.Int64(), "n_blocks": pl.Int64()})
+
+
+class ReuseFrames(NamedTuple):
+    """All that is drawn or printed of some groups; the functions of the same names say what the columns mean.
+
+    Attributes:
+        ttl_curve: Columns of `TTL_CURVE`.
+        capacity_curve: Columns of `CAPACITY_CURVE`.
+        working_set: Columns of `WORKING_SET`; empty for more than one group, which have no clock in common.
+        working_set_summary: Columns of `WORKING_SET_SUMMARY`.
+        block_prefills: Columns of `BLOCK_PREFILLS`.
+        smallest_capacities: Capacities from which more is of no use.
+    """
+
+    ttl_curve: pl.DataFrame
+    capacity_curve: pl.DataFrame
+    working_set: pl.DataFrame
+    working_set_summary: pl.DataFrame
+    block_prefills: pl.DataFrame
+    smallest_capacities: SmallestCapacities
 
 
 class SmallestCapacities(NamedTuple):
@@ -255,6 +276,31 @@ def working_set(reuse: Reuse, windows_s: Sequence[int] = WINDOWS_S, max_points: 
     return pl.DataFrame(columns, schema=WORKING_SET)
 
 
+def working_set_summary(reuses: Sequence[Reuse], windows_s: Sequence[int] = WINDOWS_S) -> pl.DataFrame:
+    """Mean and maximum of the working set.
+
+    Args:
+        reuses: Groups; the mean is over the time of all, the maximum is that of the largest.
+        windows_s: Windows in seconds.
+
+    Returns:
+        Columns of `WORKING_SET_SUMMARY`, a row per window; the mean is null if the groups last no time.
+    """
+    span_s = sum(reuse.span_s for reuse in reuses)
+    rows = [
+        (
+            window_s,
+            sum(resident_block_seconds(reuse, window_s) for reuse in reuses) / span_s if span_s else None,
+            # A working set grows with requests only, so its maximum is right after one of them.
+            max(
+                (int(working_set_blocks(reuse, reuse.times_s, window_s).max(initial=0)) for reuse in reuses), default=0
+            ),
+        )
+        for window_s in windows_s
+    ]
+    return pl.DataFrame(rows, schema=WORKING_SET_SUMMARY, orient="row")
+
+
 def working_set_blocks(reuse: Reuse, moments_s: Floats, window_s: float) -> Ints:
     """Blocks whose last use at each moment was at most the window ago. Shape (moments,)."""
     used = _cumulative(reuse.times_s, reuse.n_blocks, moments_s, "right")
@@ -295,6 +341,23 @@ def block_prefills(reuses: Sequence[Reuse]) -> pl.DataFrame:
         columns = {"n_prefills": occurring + 1, "n_blocks": n_blocks[occurring]}
         frames.append(pl.DataFrame(columns).select(pl.lit(float(lifetime_s)).alias("lifetime_s"), pl.all()))
     return pl.concat(frames)
+
+
+def reuse_frames(reuses: Sequence[Reuse], kv_bytes_per_token: float | None = None) -> ReuseFrames:
+    """Everything of some groups, in the default lifetimes, capacities and windows.
+
+    Args:
+        reuses: Groups to add up; all of one block size.
+        kv_bytes_per_token: KV bytes a token of the model, for capacities in GB.
+    """
+    return ReuseFrames(
+        ttl_curve=ttl_curve(reuses),
+        capacity_curve=capacity_curve(reuses, kv_bytes_per_token),
+        working_set=working_set(reuses[0]) if len(reuses) == 1 else pl.DataFrame(schema=WORKING_SET),
+        working_set_summary=working_set_summary(reuses),
+        block_prefills=block_prefills(reuses),
+        smallest_capacities=smallest_capacities(reuses),
+    )
 
 
 def _block_size(reuses: Sequence[Reuse]) -> int:

@@ -15,6 +15,7 @@ from kv_pipeline.core.reuse_curves import (
     LIFETIME_TABLE_S,
     TTL_CURVE,
     WORKING_SET,
+    WORKING_SET_SUMMARY,
     belady_hits,
     block_prefills,
     capacity_curve,
@@ -22,10 +23,12 @@ from kv_pipeline.core.reuse_curves import (
     lru_hits,
     power_of_two_capacities,
     resident_block_seconds,
+    reuse_frames,
     smallest_capacities,
     ttl_curve,
     working_set,
     working_set_blocks,
+    working_set_summary,
 )
 from kv_pipeline.core.simulate import Use
 from kv_pipeline_tests import oracle, oracle_reuse
@@ -177,6 +180,25 @@ def test_working_set_is_sampled_at_requests_or_evenly():
     assert working_set(reuse, [300]).rows() == [(0.0, 300, 3), (10.0, 300, 4), (400.0, 300, 3), (410.0, 300, 4)]
     assert working_set(reuse, [60], max_points=3)["t_s"].to_list() == [0.0, 205.0, 410.0]
     assert working_set(reuse).schema == WORKING_SET
+
+
+@given(tree_uses(), st.sampled_from([1, 3, 7, 20]))
+def test_working_set_summary_is_mean_and_maximum(uses, window):
+    seconds = range(31)
+    sizes = [oracle_reuse.working_set(uses, second, window) for second in seconds]
+    span = uses[-1][1] - uses[0][1] if uses else 0
+    mean = oracle_reuse.resident_block_seconds(uses, window) / span if span else None
+    frame = working_set_summary([measured(uses)], [window])
+    assert frame.rows() == [(window, mean, max(sizes))]
+    assert frame.schema == WORKING_SET_SUMMARY
+
+
+def test_all_frames_at_once():
+    one, two = [measured(BRANCHING)], [measured(BRANCHING), measured(BRANCHING)]
+    assert reuse_frames(one, 1e6).working_set.equals(working_set(one[0]))
+    assert reuse_frames(one, 1e6).capacity_curve.equals(capacity_curve(one, 1e6))
+    assert reuse_frames(two).working_set.is_empty()
+    assert reuse_frames(two).ttl_curve.equals(ttl_curve(two))
 
 
 def test_nothing_gives_empty_frames_and_zero_rates():

@@ -6,7 +6,6 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,20 +16,13 @@ from kv_pipeline.core.conversation_blocks import ConversationBlocks
 from kv_pipeline.core.paths import BlockIds, chained_ids, prefix_references
 from kv_pipeline.core.reuse import Ints
 from kv_pipeline.errors import InputError, Skip, UsageError
+from kv_pipeline.sources.trace_json.options import NestedTimes
 from kv_pipeline.sources.trace_json.wire import DECODER, PlainRequest, Request, Subagent, TraceFile
 
 MAIN_AGENT: Final = "main"
 _SCOPES: Final = ("local", "global")
 _Entries = Sequence[Request | PlainRequest | Subagent]
 _REMEDY: Final = "Leave the file out, or write it anew: docs/trace-format.md has the keys."
-
-
-class NestedTimes(StrEnum):
-    """What `t` inside a sub-agent counts from."""
-
-    AUTO = "auto"
-    RELATIVE = "relative"
-    ABSOLUTE = "absolute"
 
 
 class Trace(NamedTuple):

@@ -7,7 +7,8 @@ import pytest
 from kv_pipeline.core.conversation_blocks import fleet_reuse
 from kv_pipeline.core.reuse_curves import lifetime_hits
 from kv_pipeline.errors import InputError, UsageError
-from kv_pipeline.sources.trace_json.reader import NestedTimes, read_trace, trace_files
+from kv_pipeline.sources.trace_json.options import NestedTimes
+from kv_pipeline.sources.trace_json.reader import read_trace, trace_files
 
 CONTENT = "the harbour at night"
 
