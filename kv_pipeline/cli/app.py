@@ -237,7 +237,7 @@ def report(
     text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
     prices: PricesOption = None,
     kv_model: Annotated[
-        str | None, typer.Option("--kv-model", help="Model whose KV bytes a token turn capacities into GB.")
+        str | None, typer.Option("--kv-model", help="Model whose KV cache is counted in GB (llama-3.1-70b).")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

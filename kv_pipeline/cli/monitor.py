@@ -129,8 +129,9 @@ def _print_recommendations(rows: list[dict[str, Any]]) -> None:
     if not rows:
         out.print("  None: no avoidable loss was found.")
     for number, row in enumerate(rows, start=1):
-        lost = f"{count(row['lost_tokens'])} tokens, {dollars(row['lost_usd'])}, in {count(row['n_requests'])} requests"
-        out.print(f"  {number}. {row['cause'].replace('_', ' ')}: {lost} lost", markup=False)
+        requests = "1 request" if row["n_requests"] == 1 else f"{count(row['n_requests'])} requests"
+        lost = f"{count(row['lost_tokens'])} tokens, {dollars(row['lost_usd'])} lost in {requests}"
+        out.print(f"  {number}. {row['cause'].replace('_', ' ')}: {lost}", markup=False)
         out.print(f"     {row['remedy']}", markup=False)
         if row["predicted_saving_usd"] is not None:
             out.print(f"     Predicted saving: {dollars(row['predicted_saving_usd'])}.", markup=False)

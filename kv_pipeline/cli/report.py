@@ -8,6 +8,7 @@ from pathlib import Path
 from kv_pipeline import progress
 from kv_pipeline.cli.display import console, print_json, showing_progress
 from kv_pipeline.cli.tables import open_existing
+from kv_pipeline.kv_models import DEFAULT_KV_MODEL
 from kv_pipeline.prices.loading import load_prices
 from kv_pipeline.reports.text import statistics, text
 from kv_pipeline.reports.write import ReportOptions, ReportResult, write_reports
@@ -39,10 +40,9 @@ def options_of(prices: Path | None, kv_model: str | None, *, with_png: bool) -> 
     Raises:
         UsageError: The price file can't be used, or the model is not known.
     """
-    from kv_pipeline.kv_models import kv_bytes_per_token
-
-    per_token = None if kv_model is None else float(kv_bytes_per_token(kv_model))
-    return ReportOptions(load_prices(prices), per_token, with_png)
+    options = ReportOptions(load_prices(prices), kv_model or DEFAULT_KV_MODEL, with_png)
+    options.kv_bytes_per_token  # noqa: B018  (an unknown model is told at once)
+    return options
 
 
 def _print(result: ReportResult) -> None:

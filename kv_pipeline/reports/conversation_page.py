@@ -34,11 +34,10 @@ PNG_FIGURES: Final = (
 
 _SHOWN: Final = (
     "request_index", "agent_id", "agent", "agent_request_index", "model", "t_s", "prompt_tokens", "context_tokens",
-    "growth_tokens", "context_share",
-    "simulated_hit_rate", "predicted_hit_rate", "billed_hit_rate", "billed_prompt_tokens", "billed_read_tokens",
-    "billed_write_5m_tokens", "billed_write_1h_tokens", "billed_input_tokens", "output_tokens", "think_time_s", "api_time_s", "ttft_s",
-    "is_after_compaction", "cause", "lost_tokens", "lost_usd", "gap_s", "divergence_section", "recorded_miss_reason",
-    "cost_usd", "stop_reason",
+    "growth_tokens", "context_share", "simulated_hit_rate", "predicted_hit_rate", "billed_hit_rate",
+    "billed_prompt_tokens", "billed_read_tokens", "billed_write_5m_tokens", "billed_write_1h_tokens",
+    "billed_input_tokens", "output_tokens", "think_time_s", "api_time_s", "ttft_s", "is_after_compaction", "cause",
+    "lost_tokens", "lost_usd", "gap_s", "divergence_section", "recorded_miss_reason", "cost_usd",
 )  # fmt: skip
 """Columns of the requests that a page carries."""
 
@@ -159,13 +158,16 @@ def conversation_frames(
     }
 
 
-def conversation_page(conversation: Conversation, frames: dict[str, pl.DataFrame], home: str) -> Page:
+def conversation_page(
+    conversation: Conversation, frames: dict[str, pl.DataFrame], home: str, capacity_note: str
+) -> Page:
     """The page of one conversation.
 
     Args:
         conversation: The conversation.
         frames: As `conversation_frames` gives.
         home: Relative address of the fleet's page.
+        capacity_note: What capacities in GB mean.
     """
     total = totals(conversation.requests).row(0, named=True)
     span_s = float(conversation.requests["t_s"].max() or 0.0)  # type: ignore[arg-type]
@@ -176,7 +178,7 @@ def conversation_page(conversation: Conversation, frames: dict[str, pl.DataFrame
         f"Markers ask for {conversation.lifetime}.",
         definition=DEFINITION,
         tiles=tiles(total),
-        sections=_sections(is_explained=conversation.is_explained),
+        sections=_sections(capacity_note, is_explained=conversation.is_explained),
         frames=frames,
         library=FIGURES,
         pointed=_POINTED,
@@ -185,7 +187,7 @@ def conversation_page(conversation: Conversation, frames: dict[str, pl.DataFrame
     )
 
 
-def _sections(*, is_explained: bool) -> tuple[Section, ...]:
+def _sections(capacity_note: str, *, is_explained: bool) -> tuple[Section, ...]:
     return (
         Section("Caching at a glance", (timeline.TIMELINE,)),
         Section(
@@ -198,7 +200,7 @@ def _sections(*, is_explained: bool) -> tuple[Section, ...]:
             (figures.LOSSES, fleet.CAUSES_TOKENS, fleet.CAUSES_USD, CAUSES_TABLE),
             "" if is_explained else NOT_EXPLAINED,
         ),
-        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE)),
+        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE), capacity_note),
         Section("Agents", (figures.AGENTS, AGENTS_TABLE, PHASES_TABLE)),
         Section("Context", (COMPACTIONS_TABLE, CROSSINGS_TABLE)),
         Section("All requests", (REQUESTS_TABLE,)),

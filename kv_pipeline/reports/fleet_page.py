@@ -90,31 +90,34 @@ def fleet_frames(
     }
 
 
-def fleet_page(frames: dict[str, pl.DataFrame], requests: pl.DataFrame, *, is_explained: bool) -> Page:
+def fleet_page(
+    frames: dict[str, pl.DataFrame], requests: pl.DataFrame, capacity_note: str, *, is_explained: bool
+) -> Page:
     """The page of everything.
 
     Args:
         frames: As `fleet_frames` gives, with those of curves, causes and what-if.
         requests: All requests as `request_rows` gives.
+        capacity_note: What capacities in GB mean.
         is_explained: Whether the API model and the attribution have been computed.
     """
     total = totals(requests).row(0, named=True)
     n_conversations = frames["conversations"].height
-    first, last = requests["requested_at_utc"].min(), requests["requested_at_utc"].max()
-    days = "" if first is None else f", {first:%Y-%m-%d} to {last:%Y-%m-%d} UTC"
+    days = requests["requested_at_utc"].dt.strftime("%Y-%m-%d").sort().to_list()
+    size = f"{n_conversations:,} conversations, {total['n_requests']:,} requests"
     return Page(
         title="Prompt cache report",
-        subtitle=f"{n_conversations:,} conversations, {total['n_requests']:,} requests{days}",
+        subtitle=f"{size}, {days[0]} to {days[-1]} UTC",
         definition=DEFINITION,
         tiles=tiles(total, n_conversations),
-        sections=_sections(is_explained=is_explained),
+        sections=_sections(capacity_note, is_explained=is_explained),
         frames=frames,
         library=FIGURES,
         footer=PRIVACY,
     )
 
 
-def _sections(*, is_explained: bool) -> tuple[Section, ...]:
+def _sections(capacity_note: str, *, is_explained: bool) -> tuple[Section, ...]:
     return (
         Section("Conversations", (_CONVERSATIONS, fleet.CONVERSATIONS, fleet.MODELS)),
         Section(
@@ -125,7 +128,7 @@ def _sections(*, is_explained: bool) -> tuple[Section, ...]:
         Section("What if", (fleet.WHAT_IF, _WHAT_IF)),
         Section("Predicted and billed", (_RATES,)),
         Section("Phases", (PHASES_TABLE,)),
-        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE)),
+        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE), capacity_note),
     )
 
 

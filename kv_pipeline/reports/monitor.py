@@ -1,4 +1,4 @@
-"""How well caching works now: hit rate, money, breakpoints, and what to do about losses. docs/monitor.md describes it."""
+"""How well caching works: hit rate, money, breakpoints, and what to do about losses. Format: docs/monitor.md."""
 
 from __future__ import annotations
 

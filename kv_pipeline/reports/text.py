@@ -16,7 +16,7 @@ from kv_pipeline.reports.frames.curves import fleet_curve_frames, stored
 from kv_pipeline.reports.frames.money import causes
 from kv_pipeline.reports.frames.requests import all_conversations
 from kv_pipeline.reports.frames.sums import gaps_s, growth_per_request, percentiles, totals
-from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, count, dollars, duration, percent
+from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, NOTHING, count, dollars, duration, percent
 from kv_pipeline.steps.conversations import Progress, no_progress
 from kv_pipeline.steps.selection import selected_conversations
 from kv_pipeline.store import Store
@@ -121,7 +121,7 @@ def _context(found: Statistics) -> list[tuple[str, str]]:
     return [
         *((name, count(value)) for name, value in lengths.items()),
         ("growth a request", f"{growth_per_request(requests):+,.0f}"),
-        ("fullest window", "–" if fullest is None else percent(float(fullest))),  # type: ignore[arg-type]
+        ("fullest window", NOTHING if fullest is None else percent(float(fullest))),  # type: ignore[arg-type]
         ("compactions", count(found.n_compactions)),
     ]
 
@@ -192,4 +192,4 @@ def _wrapped(words: str) -> str:
 
 
 def _signed(points: float | None) -> str:
-    return "–" if points is None else f"{points:+.2f}"
+    return NOTHING if points is None else f"{points:+.2f}"

@@ -13,25 +13,27 @@ DEFINITION: Final = (
 NOT_EXPLAINED: Final = (
     "The API model and the causes of loss have not been computed for this store. Run kv-pipeline run again."
 )
+NOTHING: Final = "-"
+"""Shown for a value that is not known."""
 PRIVACY: Final = "Made offline from counts, types and ids; no content of conversations is in this page."
 
 
 def percent(share: float | None) -> str:
     """A share as a percentage; a dash for nothing."""
-    return "–" if share is None else f"{share:.2%}"
+    return NOTHING if share is None else f"{share:.2%}"
 
 
 def dollars(usd: float | None) -> str:
     """Dollars: cents for large amounts, hundredths of cents for small ones."""
     if usd is None:
-        return "–"
+        return NOTHING
     sign = "-" if usd < 0 else ""
     return f"{sign}${abs(usd):,.2f}" if abs(usd) >= 100 else f"{sign}${abs(usd):,.4f}"
 
 
 def count(number: float | None) -> str:
     """A whole number with thousands separated."""
-    return "–" if number is None else f"{number:,.0f}"
+    return NOTHING if number is None else f"{number:,.0f}"
 
 
 def short_count(number: float) -> str:

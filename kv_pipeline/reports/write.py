@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
 from kv_pipeline.core.conversation_blocks import ConversationBlocks, conversation_reuse
 from kv_pipeline.core.prices import PriceTable
 from kv_pipeline.errors import UsageError
+from kv_pipeline.kv_models import DEFAULT_KV_MODEL, kv_bytes_per_token
 from kv_pipeline.names import TEMPORARY
 from kv_pipeline.reports import conversation_page as one
 from kv_pipeline.reports import fleet_page as fleet
@@ -37,16 +37,31 @@ class ReportOptions:
 
     Attributes:
         prices: Prices in force.
-        kv_bytes_per_token: KV bytes a token of the model that capacities in GB are meant for; None for none.
+        kv_model: Model whose KV bytes a token turn capacities into GB; a name of kv_models.toml.
         with_png: Whether the main figures are written as pictures, too.
     """
 
     prices: PriceTable
-    kv_bytes_per_token: float | None = None
+    kv_model: str = DEFAULT_KV_MODEL
     with_png: bool = False
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache that a token takes.
 
-class ReportResult(NamedTuple):
+        Raises:
+            UsageError: The model is not in the table.
+        """
+        return kv_bytes_per_token(self.kv_model)
+
+    @property
+    def capacity_note(self) -> str:
+        """What capacities in GB mean."""
+        return f"GB: KV cache of {self.kv_model}, {self.kv_bytes_per_token:,} bytes a token."
+
+
+@dataclass(frozen=True)
+class ReportResult:
     """What was written.
 
     Attributes:
@@ -104,7 +119,7 @@ def _write_all(
         frames = one.conversation_frames(conversation, conversation_reuse(parts), options.kv_bytes_per_token)
         path = out / "conversations" / f"{conversation.key}.html"
         home = "../" * (conversation.key.count("/") + 1) + "index.html"
-        pages.append(_write(path, one.conversation_page(conversation, frames, home)))
+        pages.append(_write(path, one.conversation_page(conversation, frames, home, options.capacity_note)))
         if options.with_png:
             pictures += _draw(out / "pictures" / conversation.key, one.PNG_FIGURES, frames)
         shown.append(conversation._replace(blocks=conversation.blocks.clear()))
@@ -134,7 +149,9 @@ def _fleet(
         "what_if": what_if(scenarios, requests, options.prices),
         **fleet_curve_frames(blocks, lifetime, options.kv_bytes_per_token),
     }
-    return fleet.fleet_page(frames, requests, is_explained=any(each.is_explained for each in shown))
+    return fleet.fleet_page(
+        frames, requests, options.capacity_note, is_explained=any(each.is_explained for each in shown)
+    )
 
 
 def _write(path: Path, page: Page) -> Path:
@@ -149,7 +166,7 @@ def _write(path: Path, page: Page) -> Path:
     return path
 
 
-def _draw(folder: Path, figures: Sequence[Figure], frames: dict[str, pl.DataFrame]) -> list[Path]:
+def _draw(folder: Path, figures: Sequence[Figure], frames: Mapping[str, pl.DataFrame]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:

@@ -109,8 +109,8 @@ TTL: Final = Figure(
 )  # fmt: skip
 CAPACITY: Final = Figure(
     "capacity_curve", "Hit rate by capacity",
-    "Blocks model without lifetimes: a cache of this size per model that evicts what was used longest ago (LRU), and the most "
-    "that any policy could hit (Belady).",
+    "Blocks model without lifetimes: a cache of this size per model that evicts what was used longest ago (LRU), and "
+    "the most that any policy could hit (Belady).",
     ("capacity_curve",), _capacity,
 )  # fmt: skip
 WORKING_SET: Final = Figure(

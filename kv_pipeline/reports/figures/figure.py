@@ -64,7 +64,7 @@ def specification(figure: Figure) -> dict[str, Any]:
     chart = figure.build()
     if figure.is_linked:
         chart = chart.add_params(*_linking())  # type: ignore[attr-defined]
-    return chart.properties(width="container").to_dict()  # type: ignore[attr-defined,no-any-return]
+    return chart.properties(width="container").to_dict()
 
 
 def bound(figure: Figure, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def pointer(frame: str) -> alt.Chart:
 
 
 def _last_request(frames: Mapping[str, pl.DataFrame]) -> int:
-    ends = [frame["request_index"].max() for frame in frames.values() if "request_index" in frame.columns]
-    return max((int(end) for end in ends if end is not None), default=0)  # type: ignore[call-overload]
+    indices = [frame["request_index"].cast(pl.Int64) for frame in frames.values() if "request_index" in frame.columns]
+    return max((index for series in indices for index in series.top_k(1)), default=0)
 
 
 @functools.cache

@@ -207,7 +207,8 @@ CUMULATIVE: Final = Figure(
     (_REQUESTS,), _cumulative_tokens, is_linked=True, needs="billed_prompt_tokens",
 )  # fmt: skip
 CONTEXT: Final = Figure(
-    "context", "Context length", "Prompt tokens as the API counts them; a line per agent. Dashed: the context was compacted just before.",
+    "context", "Context length",
+    "Prompt tokens as the API counts them; a line per agent. Dashed: the context was compacted just before.",
     (_REQUESTS,), _context, is_linked=True,
 )  # fmt: skip
 GROWTH: Final = Figure(

@@ -31,9 +31,7 @@ def causes(requests: pl.DataFrame) -> pl.DataFrame:
         cause (for people), cause_id, description, is_avoidable, n_requests, lost_tokens, lost_usd, lost_share (of all
         lost tokens).
     """
-    known = [
-        (cause.value, cause_name(cause.value), DESCRIPTIONS[cause], cause not in UNAVOIDABLE) for cause in Cause
-    ]
+    known = [(cause.value, cause_name(cause.value), DESCRIPTIONS[cause], cause not in UNAVOIDABLE) for cause in Cause]
     names = pl.DataFrame(known, schema=["cause_id", "cause", "description", "is_avoidable"], orient="row")
     return (
         lost(requests)
@@ -62,8 +60,8 @@ def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable)
         prices: Prices in force.
 
     Returns:
-        scenario_id, scenario (for people), n_requests, tokens by kind, predicted_hit_rate, prompt_usd (without answers; of requests
-        whose model has a price), and saved_usd and saved_share against `as_sent`.
+        scenario_id, scenario (for people), n_requests, tokens by kind, predicted_hit_rate, prompt_usd (without
+        answers; of requests whose model has a price), and saved_usd and saved_share against `as_sent`.
     """
     keys = ["conversation_id", "request_index"]
     tokens = {_MONEY[kind]: f"predicted_{kind}_tokens" for kind in _KINDS}
@@ -79,8 +77,12 @@ def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable)
         .with_columns(prompt_tokens=pl.sum_horizontal(list(tokens)))
     )
     as_sent = sums.filter(pl.col("scenario_id") == Scenario.AS_SENT.value)["prompt_usd"].sum()
-    return sums.with_columns(
-        predicted_hit_rate=share("cache_read_tokens", "prompt_tokens"),
-        saved_usd=as_sent - pl.col("prompt_usd"),
-        as_sent_usd=pl.lit(float(as_sent)),
-    ).with_columns(saved_share=share("saved_usd", "as_sent_usd")).drop("place", "as_sent_usd")
+    return (
+        sums.with_columns(
+            predicted_hit_rate=share("cache_read_tokens", "prompt_tokens"),
+            saved_usd=as_sent - pl.col("prompt_usd"),
+            as_sent_usd=pl.lit(float(as_sent)),
+        )
+        .with_columns(saved_share=share("saved_usd", "as_sent_usd"))
+        .drop("place", "as_sent_usd")
+    )

@@ -66,9 +66,7 @@ def all_conversations(store: Store, keys: Sequence[str], prices: PriceTable) -> 
         yield from _conversations_of(store, user_id, list(mine), prices)
 
 
-def _conversations_of(
-    store: Store, user_id: str, keys: Sequence[str], prices: PriceTable
-) -> Iterator[Conversation]:
+def _conversations_of(store: Store, user_id: str, keys: Sequence[str], prices: PriceTable) -> Iterator[Conversation]:
     known = store.read(CONVERSATIONS, [user_id])
     lifetimes = dict(known.select("conversation_id", pl.col("marked_lifetime").fill_null(DEFAULT_LIFETIME)).iter_rows())
     explained = store.read(CACHE_REPORT, [user_id])
