@@ -97,20 +97,12 @@ def requests_axis(title: str | None = "request") -> alt.X:
 
 def of_agent(chart: alt.Chart) -> alt.Chart:
     """The chart with only the agent that the page's signal names."""
-    return chart.transform_filter("shown_agent == '' || datum.agent_id == shown_agent").transform_filter(
-        "datum.request_index >= first_request && datum.request_index <= last_request"
-    )
+    return chart.transform_filter("shown_agent == '' || datum.agent_id == shown_agent")
 
 
-def pointer(frame: str) -> alt.Chart:
-    """A rule at the request that the reader points at, in any linked figure."""
-    return (
-        alt.Chart(alt.NamedData(frame))
-        .transform_filter("datum.request_index == hovered")
-        .transform_aggregate(request_index="max(request_index)")
-        .mark_rule(color=NEUTRAL, strokeWidth=1, tooltip=None)
-        .encode(x=requests_axis())
-    )
+def in_view(chart: alt.Chart) -> alt.Chart:
+    """The chart with only the requests that the x axis shows."""
+    return chart.transform_filter("datum.request_index >= first_request && datum.request_index <= last_request")
 
 
 def _last_request(frames: Mapping[str, pl.DataFrame]) -> int:
@@ -120,5 +112,5 @@ def _last_request(frames: Mapping[str, pl.DataFrame]) -> int:
 
 @functools.cache
 def _linking() -> tuple[alt.Parameter, ...]:
-    names = {"first_request": 0, "last_request": 0, "hovered": -1, "shown_agent": ""}
+    names = {"first_request": 0, "last_request": 0, "shown_agent": ""}
     return tuple(alt.param(name=name, value=value) for name, value in names.items())

@@ -16,8 +16,8 @@ from kv_pipeline.reports.figures.figure import (
     WRITE_1H,
     WRITE_5M,
     Figure,
+    in_view,
     of_agent,
-    pointer,
     requests_axis,
 )
 
@@ -48,10 +48,10 @@ def _colours(series: dict[str, tuple[str, str]]) -> alt.Scale:
     return alt.Scale(domain=list(labels), range=list(colours))
 
 
-def _hit_rate() -> alt.LayerChart:
+def _hit_rate() -> alt.Chart:
     shown = alt.selection_point(name="series_shown", fields=["series"], bind="legend")
     lines = (
-        of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
+        in_view(of_agent(alt.Chart(alt.NamedData(_REQUESTS))))
         .transform_fold(list(_RATES), as_=["column", "hit_rate"])
         .transform_filter("isValid(datum.hit_rate)")
         .transform_calculate(series=_named(_RATES, "column"))
@@ -66,12 +66,12 @@ def _hit_rate() -> alt.LayerChart:
         )
         .add_params(shown)
     )
-    return (lines + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return lines.properties(height=HEIGHT)
 
 
-def _cumulative_tokens() -> alt.LayerChart:
+def _cumulative_tokens() -> alt.Chart:
     shown = alt.selection_point(name="series_shown", fields=["kind"], bind="legend")
-    areas = (
+    totals = (
         of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
         .transform_fold(list(_KINDS), as_=["column", "tokens"])
         .transform_filter("isValid(datum.tokens)")
@@ -79,6 +79,9 @@ def _cumulative_tokens() -> alt.LayerChart:
         .transform_window(
             cumulative_tokens="sum(tokens)", groupby=["kind"], sort=[alt.SortField("request_index")], frame=[None, 0]
         )
+    )
+    areas = (
+        in_view(totals)
         .mark_area(line=False)
         .encode(
             x=requests_axis(),
@@ -90,11 +93,11 @@ def _cumulative_tokens() -> alt.LayerChart:
         )
         .add_params(shown)
     )  # fmt: skip
-    return (areas + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return areas.properties(height=HEIGHT)
 
 
 def _context() -> alt.LayerChart:
-    data = of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
+    data = in_view(of_agent(alt.Chart(alt.NamedData(_REQUESTS))))
     agent = alt.Color("agent:N", title=None, legend=None)
     length = data.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.4).encode(
         x=requests_axis(),
@@ -110,12 +113,12 @@ def _context() -> alt.LayerChart:
         .mark_rule(color=INPUT, strokeDash=[4, 3])
         .encode(x=requests_axis(), tooltip=[*_WHO, alt.Tooltip("growth_tokens:Q", title="growth by compaction")])
     )
-    return (length + compacted + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return (length + compacted).properties(height=HEIGHT)
 
 
-def _growth() -> alt.LayerChart:
+def _growth() -> alt.Chart:
     bars = (
-        of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
+        in_view(of_agent(alt.Chart(alt.NamedData(_REQUESTS))))
         .transform_filter("isValid(datum.growth_tokens)")
         .mark_bar(size=3)
         .encode(
@@ -125,9 +128,13 @@ def _growth() -> alt.LayerChart:
             tooltip=[*_WHO, alt.Tooltip("growth_tokens:Q", title="growth", format="+,.0f")],
         )
     )
-    return (bars + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return bars.properties(height=HEIGHT)
 
 
+_DURATION: Final = (
+    "datum.value >= 3600 ? datum.value / 3600 + ' h' : datum.value >= 60 ? datum.value / 60 + ' min' : "
+    "datum.value + ' s'"
+)
 _TIMES: Final = {
     "think_time_s": ("think time", NEUTRAL),
     "api_time_s": ("API time", SIMULATED),
@@ -137,7 +144,7 @@ _TIMES: Final = {
 
 def _times() -> alt.LayerChart:
     points = (
-        of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
+        in_view(of_agent(alt.Chart(alt.NamedData(_REQUESTS))))
         .transform_fold(list(_TIMES), as_=["column", "seconds"])
         .transform_filter("isValid(datum.seconds)")
         .transform_calculate(what=_named(_TIMES, "column"))
@@ -145,7 +152,7 @@ def _times() -> alt.LayerChart:
         .encode(
             x=requests_axis(),
             y=alt.Y("seconds:Q", title="seconds", scale=alt.Scale(type="symlog", constant=0.1),
-                    axis=alt.Axis(values=[0, 0.1, 1, 10, 60, 300, 3600, 86400], format="~g")),
+                    axis=alt.Axis(values=[0, 1, 10, 60, 300, 3600, 86400], labelExpr=_DURATION)),
             color=alt.Color("what:N", title=None, scale=_colours(_TIMES), legend=alt.Legend(orient="top")),
             tooltip=[*_WHO, alt.Tooltip("what:N", title="time"), alt.Tooltip("seconds:Q", format=",.2f")],
         )
@@ -155,12 +162,12 @@ def _times() -> alt.LayerChart:
         .mark_rule(strokeDash=[2, 4], color=NEUTRAL, opacity=0.7)
         .encode(y="seconds:Q")
     )
-    return (limits + points + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return (limits + points).properties(height=HEIGHT)
 
 
-def _losses() -> alt.LayerChart:
+def _losses() -> alt.Chart:
     bars = (
-        of_agent(alt.Chart(alt.NamedData(_REQUESTS)))
+        in_view(of_agent(alt.Chart(alt.NamedData(_REQUESTS))))
         .transform_filter("datum.lost_tokens > 0")
         .mark_bar(size=4)
         .encode(
@@ -173,7 +180,7 @@ def _losses() -> alt.LayerChart:
                      alt.Tooltip("gap_s:Q", title="gap, s", format=",.1f")],
         )
     )  # fmt: skip
-    return (bars + pointer(_REQUESTS)).properties(height=HEIGHT)
+    return bars.properties(height=HEIGHT)
 
 
 def _agents() -> alt.Chart:

@@ -14,31 +14,33 @@ from kv_pipeline.reports.figures.figure import (
     SIMULATED,
     WRITE_5M,
     Figure,
+    in_view,
     of_agent,
-    pointer,
     requests_axis,
 )
 
 STATES: Final = {
-    "cached": ("kept and cached", BILLED, 0.85),
-    "cached_by_others": ("cached by another request", PREDICTED, 0.85),
-    "kept_uncached": ("kept, but no longer cached", WRITE_5M, 0.95),
-    "rewritten": ("other content than before", INPUT, 0.95),
-    "added": ("added", SIMULATED, 0.85),
+    "cached": ("kept and cached", BILLED, 1.0),
+    "cached_by_others": ("cached by another request", PREDICTED, 1.0),
+    "kept_uncached": ("kept, but no longer cached", WRITE_5M, 1.0),
+    "rewritten": ("other content than before", INPUT, 1.0),
+    "added": ("added", SIMULATED, 1.0),
     "dropped": ("dropped since the request before", NEUTRAL, 0.25),
 }
 """State of a range of blocks: its name for people, colour and opacity."""
 
+# Columns overlap by half a pixel: browsers would show the seams between them.
+_RIGHT: Final = "datum.request_index + 0.5 + (last_request - first_request) * 0.0004"
 _CASES: Final = " : ".join(f"datum.state == '{state}' ? '{label}'" for state, (label, _, _) in STATES.items())
 
 
-def _timeline() -> alt.LayerChart:
+def _timeline() -> alt.Chart:
     labels, colours, opacities = (list(part) for part in zip(*STATES.values(), strict=True))
     shown = alt.selection_point(name="series_shown", fields=["what"], bind="legend")
     rectangles = (
-        of_agent(alt.Chart(alt.NamedData("rectangles")))
+        in_view(of_agent(alt.Chart(alt.NamedData("rectangles"))))
         .transform_calculate(
-            what=f"{_CASES} : ''", left="datum.request_index - 0.5", right="datum.request_index + 0.5",
+            what=f"{_CASES} : ''", left="datum.request_index - 0.5", right=_RIGHT,
             blocks="datum.to_block - datum.from_block",
         )
         .mark_rect(strokeWidth=0)
@@ -58,7 +60,7 @@ def _timeline() -> alt.LayerChart:
         )
         .add_params(shown)
     )  # fmt: skip
-    return (rectangles + pointer("rectangles")).properties(height=380)
+    return rectangles.properties(height=380)
 
 
 def _edge(field: str) -> alt.X:

@@ -11,18 +11,24 @@
   };
 
   // --- Numbers for people -------------------------------------------------------------------------------------------
-  const digits = (n) => (value) => value.toLocaleString("en-US", { minimumFractionDigits: n, maximumFractionDigits: n });
+  // Formatters are kept: making one for every cell would take longer than everything else on the page.
+  const digits = (n) => {
+    const format = new Intl.NumberFormat("en-US", { minimumFractionDigits: n, maximumFractionDigits: n });
+    return (value) => format.format(value);
+  };
+  const [whole, two, four] = [0, 2, 4].map(digits);
+  const five = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 5 });
   const FORMATS = {
-    int: digits(0),
-    percent: (value) => digits(2)(value * 100) + " %",
-    points: (value) => (value > 0 ? "+" : "") + digits(2)(value),
-    usd: (value) => (value < 0 ? "-$" : "$") + digits(Math.abs(value) >= 100 ? 2 : 4)(Math.abs(value)),
-    seconds: (value) => digits(value < 100 ? 2 : 0)(value),
-    number: (value) => value.toLocaleString("en-US", { maximumSignificantDigits: 5 }),
+    int: whole,
+    percent: (value) => `${two(value * 100)} %`,
+    points: (value) => (value > 0 ? "+" : "") + two(value),
+    usd: (value) => (value < 0 ? "-$" : "$") + (Math.abs(value) >= 100 ? two : four)(Math.abs(value)),
+    seconds: (value) => (value < 100 ? two : whole)(value),
+    number: (value) => five.format(value),
     flag: (value) => (value ? "yes" : "no"),
     text: String,
   };
-  const shown = (value, kind) => (value === null || value === undefined || value === "" ? "–" : (FORMATS[kind] || FORMATS.text)(value));
+  const shown = (value, kind) => (value === null || value === undefined || value === "" ? "-" : (FORMATS[kind] || FORMATS.text)(value));
   const isNumber = (kind) => ["int", "percent", "points", "usd", "seconds", "number"].includes(kind);
   const element = (name, text, className) => {
     const made = document.createElement(name);
@@ -39,20 +45,28 @@
   // --- What linked figures agree on ---------------------------------------------------------------------------------
   const requests = page.frames.requests ? rowsOf("requests") : [];
   const lastRequest = Math.max(0, ...requests.map((row) => row.request_index));
-  const link = { first_request: 0, last_request: lastRequest, hovered: -1, shown_agent: "" };
+  const link = { first_request: 0, last_request: lastRequest, shown_agent: "" };
+  let pointed = -1;
   const views = new Map();
   const linkedViews = () => [...views.values()].filter((view) => view.isLinked);
   const announce = (changes) => {
     Object.assign(link, changes);
     for (const view of linkedViews()) {
       for (const [name, value] of Object.entries(changes)) view.signal(name, value);
-      view.runAsync();
+      view.runAsync().then(() => mark(view));
     }
     byId("reset").hidden = !requests.length || (link.first_request === 0 && link.last_request === lastRequest);
   };
+  // A rule over each linked figure, as an element of its own: nothing has to be drawn again when it moves.
+  const mark = (view) => {
+    const isShown = pointed >= link.first_request && pointed <= link.last_request;
+    const x = isShown ? view.origin()[0] + view.scale("x")(pointed) : 0;
+    Object.assign(view.rule.style, { display: isShown ? "block" : "none", transform: `translateX(${x}px)` });
+  };
   const point = (index) => {
-    if (index === link.hovered) return;
-    announce({ hovered: index });
+    if (index === pointed) return;
+    pointed = index;
+    linkedViews().forEach(mark);
     const panel = byId("pointed");
     const row = requests[index];
     panel.hidden = !row;
@@ -141,13 +155,17 @@
     for (const signal of spec.signals || []) if (signal.name in link) signal.value = link[signal.name];
     target.replaceChildren();
     target.classList.remove("waiting");
-    const view = new vega.View(vega.parse(themed(spec)), { renderer: "canvas", hover: true, logLevel: vega.Warn });
+    const view = new vega.View(vega.parse(themed(spec)), { renderer: "canvas", hover: true, logLevel: vega.Error });
     view.loader({ load: () => Promise.reject(new Error("This page loads nothing.")), sanitize: (uri) => Promise.resolve({ href: uri }) });
     view.tooltip(showTip).initialize(target);
-    view.isLinked = (spec.signals || []).some((signal) => signal.name === "hovered");
-    views.set(name, view);
+    view.isLinked = (spec.signals || []).some((signal) => signal.name === "first_request");
     await view.runAsync();
-    if (view.isLinked) connect(name, target);
+    views.set(name, view);
+    if (!view.isLinked) return;
+    view.rule = element("div", undefined, "rule");
+    target.append(view.rule);
+    mark(view);
+    connect(name, target);
   };
   const problem = (text) => document.body.prepend(element("p", text, "problem"));
   const inflate = async () => {
@@ -184,7 +202,7 @@
   };
   const buildTable = (target) => {
     const { frame, columns } = page.tables[target.dataset.table];
-    const rows = rowsOf(frame);
+    const rows = frame === "requests" ? requests : rowsOf(frame);
     const isRequests = frame === "requests";
     const table = element("table");
     const body = element("tbody");
@@ -260,7 +278,11 @@
   };
 
   controls();
-  document.querySelectorAll("[data-table]").forEach(buildTable);
+  const tables = [...document.querySelectorAll("[data-table]")];
+  const isLong = (target) => page.tables[target.dataset.table].frame === "requests";
+  tables.filter((target) => !isLong(target)).forEach(buildTable);
+  const later = window.requestIdleCallback || setTimeout; // the long table must not keep figures waiting
+  tables.filter(isLong).forEach((target) => later(() => buildTable(target)));
   if (!plots().length) return;
   if (typeof DecompressionStream === "undefined") problem("Figures need a browser of 2023 or later; the tables below are complete.");
   else inflate().then(drawWhenSeen, (error) => problem(`Figures can't be drawn: ${error.message}`));
