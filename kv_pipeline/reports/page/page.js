@@ -61,7 +61,11 @@
   const mark = (view) => {
     const isShown = pointed >= link.first_request && pointed <= link.last_request;
     const x = isShown ? view.origin()[0] + view.scale("x")(pointed) : 0;
-    Object.assign(view.rule.style, { display: isShown ? "block" : "none", transform: `translateX(${x}px)` });
+    Object.assign(view.rule.style, {
+      display: isShown ? "block" : "none",
+      transform: `translate(${x}px, ${view.origin()[1]}px)`,
+      height: `${view.signal("height")}px`,
+    });
   };
   const point = (index) => {
     if (index === pointed) return;
@@ -107,6 +111,7 @@
       const start = from;
       from = null;
       shade.style.display = "none";
+      tip.hidden = true;
       if (to === null || Math.abs(event.clientX - start.clientX) < 6 || to === start.index) return;
       announce({ first_request: Math.min(start.index, to), last_request: Math.max(start.index, to) });
     });
