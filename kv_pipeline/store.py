@@ -35,7 +35,7 @@ from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import TEMPORARY
 from kv_pipeline.processes import is_other_running
-from kv_pipeline.schemas.columns import polars_schema
+from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
 
 FORMAT_VERSION: Final = 1
@@ -137,6 +137,8 @@ class Store:
     def read(self, model: pa.DataFrameSchema, partitions: Iterable[str]) -> pl.DataFrame:
         """Partitions of a table as one frame; missing ones count as empty.
 
+        Files of earlier versions are completed: columns that are newer say what was so then, or nothing.
+
         Raises:
             StoreError: A file is damaged.
         """
@@ -145,9 +147,8 @@ class Store:
             return pl.DataFrame(schema=polars_schema(model))
         try:
             return pl.read_parquet(paths, schema=polars_schema(model), hive_partitioning=False, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            damaged = next((path for path in paths if not _is_readable(path)), paths[0])
-            raise StoreError(f"{damaged} is damaged. Delete it and run again: it is rebuilt.") from error
+        except (pl.exceptions.PolarsError, OSError):
+            return pl.concat([_read_whole(model, path) for path in paths])
 
     def partitions(self, table: str) -> list[str]:
         """Sorted partition keys that a table has files for."""
@@ -277,12 +278,16 @@ def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Itera
         yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
 
 
-def _is_readable(path: Path) -> bool:
+def _read_whole(model: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
+    """A file, which may be of an earlier version."""
     try:
-        pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError):
-        return False
-    return True
+        frame = completed(model, pl.read_parquet(path, hive_partitioning=False, glob=False))
+        if frame is not None and frame.schema == polars_schema(model):
+            return frame
+        cause = None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        cause = error
+    raise StoreError(f"{path} is damaged. Delete it and run again: it is rebuilt.") from cause
 
 
 def _read_settings(root: Path) -> Settings | None:

@@ -21,6 +21,7 @@ from kv_pipeline.schemas.requests import RAW_REQUESTS
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_COMPACTIONS
 from kv_pipeline.steps.money import priced_requests, priced_unindexed
 from kv_pipeline_tests import oracle_traces
+from kv_pipeline_tests.as_log import agents_compared, sessions_of, write_log
 from kv_pipeline_tests.comparison import assert_user_as_defined, requests_by_agent
 from kv_pipeline_tests.factories import bring_up_to_date, open_store
 
@@ -114,3 +115,20 @@ def test_context_before_a_compaction_is_what_the_client_counted(store, user):
     assert found["tokens_before"].to_list() == recorded["pre_tokens"].to_list()
     assert found["compaction_request_usd"].is_not_null().all()
     assert found.height == {"fixed": 1, "older": 0}[user]
+
+
+def test_structure_recovered_from_content(store, user, tmp_path):
+    """Exact for newer clients; older ones rewrite first messages, which only leaves first requests apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        logged = open_store(tmp_path / "store", patch)
+        log = tmp_path / "logs" / user / "requests.jsonl"
+        write_log(log, CAPTURES / user / "requests.db", f"{user}/requests", sessions_of(store, user))
+        bring_up_to_date(logged, tmp_path / "logs")
+    compared = agents_compared(store, logged, user)
+    main = compared.filter(pl.col("agent") == "main")
+    assert (main["recovered"] == "main").all()
+    assert main["n_requests"].to_list() == {"fixed": [54, 6, 26], "older": [23, 20]}[user]
+    assert compared.drop_nulls("recovered").select("session", "recovered").is_unique().all()
+    split = compared.filter(pl.len().over("session", "agent") > 1)
+    assert split.filter(pl.col("n_requests") == 1).height == {"fixed": 0, "older": 3}[user]
+    assert compared["recovered"].null_count() == {"fixed": 0, "older": 6}[user]  # repeated warm-ups

@@ -53,6 +53,25 @@ def test_the_rule_would_notice(tmp_path):
     assert "write_text" in set(called(path))
 
 
+SHARED_SOURCE = "anthropic_messages"
+
+
+@pytest.mark.parametrize(
+    "source", sorted(p.name for p in (PACKAGE / "sources").iterdir() if (p / "README.md").exists())
+)
+def test_sources_do_not_know_each_other(source):
+    names = {name for path in (PACKAGE / "sources" / source).glob("*.py") for name in imported(path)}
+    folders = {name.split(".")[2] for name in names if name.startswith("kv_pipeline.sources.")}
+    others = {p.name for p in (PACKAGE / "sources").iterdir() if p.is_dir()} - {source, SHARED_SOURCE}
+    assert folders & others == set()
+
+
+def test_what_sources_share_knows_none_of_them():
+    names = {name for path in (PACKAGE / "sources" / SHARED_SOURCE).glob("*.py") for name in imported(path)}
+    folders = {name.split(".")[2] for name in names if name.startswith("kv_pipeline.sources.")}
+    assert folders <= {SHARED_SOURCE, "interning"}
+
+
 @pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "reports"])
 def test_only_the_shells_know_dagster(folder):
     modules = {path.name: set(imported(path)) for path in (PACKAGE / folder).rglob("*.py")}

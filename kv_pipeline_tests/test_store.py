@@ -196,6 +196,35 @@ def test_a_damaged_file_is_named(store):
         store.read(SMALL, ["p"])
 
 
+GROWN = table(
+    "small",
+    "SMALL with columns that it did not have before.",
+    ["a"],
+    {
+        "new": column(pl.String(), "Nullable.", nullable=True),
+        **SMALL.columns,
+        "known": column(pl.Boolean(), "Not nullable.", formerly=False),
+    },
+)
+
+
+def test_files_of_earlier_versions_are_completed(store):
+    store.write(SMALL, "old", small(1, 2))
+    store.write(GROWN, "new", small(3).select(pl.lit("x").alias("new"), "a", pl.lit(value=True).alias("known")))
+    assert store.read(GROWN, ["new", "old"]).rows() == [("x", 3, True), (None, 1, False), (None, 2, False)]
+    assert store.read(GROWN, ["old"]).schema == polars_schema(GROWN)
+
+
+def test_a_file_that_lacks_what_nobody_knows_or_has_what_nobody_knows_is_damaged(store):
+    unknown = table("small", "Another.", ["a"], {**SMALL.columns, "b": column(pl.Int64(), "Not nullable.")})
+    store.write(SMALL, "p", small(1))
+    with pytest.raises(StoreError, match="is damaged"):
+        store.read(unknown, ["p"])
+    store.write(unknown, "q", small(1).with_columns(b=pl.lit(1, pl.Int64)))
+    with pytest.raises(StoreError, match="is damaged"):
+        store.read(SMALL, ["q"])
+
+
 def test_tables_say_what_they_were_made_with(store):
     store.write(SMALL, "p", small(1))
     with store.write_stream(SMALL, "q") as append:

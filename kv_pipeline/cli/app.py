@@ -70,12 +70,12 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
-    "kv-pipeline run requests.db ~/.claude/projects"
+    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl"
 )
 def run(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="A requests.db and a folder of transcripts, instead of a landing folder."),
+        typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
     ] = None,
     inbox: Annotated[
         Path,

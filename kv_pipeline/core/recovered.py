@@ -9,9 +9,9 @@ A conversation is a session, or a recording if its requests name none. Its agent
   of it: its context was compacted, or the user went back.
 * All other lanes are agents below the main thread, numbered as they begin; what started them is not known.
 
-On traffic of newer clients (three sessions, 137 requests, five agents, one compaction) this gives what the transcripts
-say. Older clients rewrite a conversation's first message right after the first request, which then is an agent of its
-own, unless it is the main thread's.
+On traffic of newer clients (three sessions, 137 requests, four sub-agents, a compaction) this gives what the
+transcripts say. Older clients rewrite a conversation's first message right after the first request, which then is an
+agent of its own, unless it is the main thread's.
 """
 
 from __future__ import annotations

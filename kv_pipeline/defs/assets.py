@@ -38,7 +38,7 @@ from kv_pipeline.store import Store
     ],
 )
 def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
-    """One row per API request of a proxy database; content held once, as segments."""
+    """One row per API request of a database or log; content held once, as segments."""
     store, landing, keys = pipeline.open_store(), pipeline.landing(), keys_of_run(context)
     advance = progress.counter("raw_requests", len(keys))
     notices: Counter[str] = Counter()

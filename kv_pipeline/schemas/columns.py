@@ -12,13 +12,27 @@ import polars as pl
 import pyarrow
 
 UTC_TIME: Final = pl.Datetime("us", "UTC")
+_FORMERLY: Final = "formerly"
 
 
 def column(
-    dtype: pl.DataType | type[pl.DataType], description: str, *checks: pa.Check, nullable: bool = False
+    dtype: pl.DataType | type[pl.DataType],
+    description: str,
+    *checks: pa.Check,
+    nullable: bool = False,
+    formerly: str | bool | None = None,
 ) -> pa.Column:
-    """A column with its unit and meaning in one sentence."""
-    return pa.Column(dtype, checks=list(checks), nullable=nullable, description=description)
+    """A column with its unit and meaning in one sentence.
+
+    Args:
+        dtype: Its type.
+        description: Its unit and meaning.
+        checks: What its values must be.
+        nullable: Whether there may be none.
+        formerly: What all values were in tables that were written before there was this column.
+    """
+    metadata = {_FORMERLY: formerly}
+    return pa.Column(dtype, checks=list(checks), nullable=nullable, description=description, metadata=metadata)
 
 
 def table(name: str, description: str, unique: Sequence[str], columns: dict[str, pa.Column]) -> pa.DataFrameSchema:
@@ -41,6 +55,22 @@ def one_of(values: Sequence[str]) -> pa.Check:
 def polars_schema(model: pa.DataFrameSchema) -> pl.Schema:
     """Column names and types, for building and reading frames."""
     return pl.Schema({name: column.dtype.type for name, column in model.columns.items()})
+
+
+def completed(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame | None:
+    """A frame that an earlier version wrote, with the columns that the model has gained since.
+
+    Returns:
+        None if the frame lacks another column, or has one that the model does not know.
+    """
+    missing = {name: column for name, column in model.columns.items() if name not in frame.columns}
+    formerly = {name: (column.metadata or {}).get(_FORMERLY) for name, column in missing.items()}
+    if any(value is None and not missing[name].nullable for name, value in formerly.items()):
+        return None
+    schema = polars_schema(model)
+    values = [pl.lit(value, schema[name]).alias(name) for name, value in formerly.items()]
+    wanted = frame.with_columns(values)
+    return wanted.select(schema.names()) if set(wanted.columns) == set(schema) else None
 
 
 def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

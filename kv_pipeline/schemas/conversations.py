@@ -68,6 +68,7 @@ CONVERSATIONS: Final = table(
             pl.String(),
             "Where conversation and agents are known from: transcripts, or requests' content.",
             one_of(STRUCTURES),
+            formerly="transcripts",
         ),
         "n_requests": column(pl.UInt32(), "Traced requests, sub-agents included."),
         "n_agents": column(pl.UInt32(), "Agents with requests, the main thread included."),

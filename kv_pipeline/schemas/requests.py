@@ -88,8 +88,10 @@ RAW_REQUESTS: Final = table(
         "cache_missed_input_tokens": column(
             pl.Int64(), "Tokens that the API says were missed.", at_least(0), nullable=True
         ),
-        "has_applied_edits": column(pl.Boolean(), "Whether the API edited the context before it answered."),
-        "recorded_by": column(pl.String(), "What recorded the request.", one_of(RECORDERS)),
+        "has_applied_edits": column(
+            pl.Boolean(), "Whether the API edited the context before it answered.", formerly=False
+        ),
+        "recorded_by": column(pl.String(), "What recorded the request.", one_of(RECORDERS), formerly=CLAUDE_CODE_PROXY),
         "session_id": column(
             pl.String(), "Session that the request's metadata names; null if it names none.", nullable=True
         ),

@@ -135,7 +135,8 @@ def _minima(rows: list[dict[str, Any]]) -> dict[str, int]:
     for row in rows:
         bill = _bill(row)
         if bill is not None and bill.cached_tokens:
-            minima[row["model"]] = min(bill.cached_tokens, minima.get(row["model"], bill.cached_tokens))
+            shortest = bill.read_tokens or bill.cached_tokens
+            minima[row["model"]] = min(shortest, minima.get(row["model"], shortest))
     return minima
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kv_pipeline_tests.cli.commands import EXAMPLE
-from kv_pipeline_tests.sources.factories import listing, make_database, make_row
+from kv_pipeline_tests.sources.factories import listing, make_database, make_log, make_pair, make_row
 
 KEYS = {"store", "elapsed_s", "recomputed_partitions", "definition", "conversations", "requests_not_traced",
         "users_without_conversations", "notices"}  # fmt: skip
@@ -157,3 +157,27 @@ def test_two_runs_at_once_wait_for_each_other(tmp_path):
     found = [json.loads(out)["conversations"] for out, _ in outs]
     assert found[0] == found[1]
     assert len(found[0]) == 7
+
+
+def test_a_log_given_by_path(tmp_path, command):
+    """No transcripts, no database: one log, through Dagster, to lists, comparison and trace files."""
+    store, out = tmp_path / "store", tmp_path / "traces"
+    messages = [{"role": "user", "content": "about the harbour " * 60}]
+    first = make_pair({"messages": messages, "tools": [{"name": "Read"}]}, message_id="m1")
+    more = [*messages, {"role": "assistant", "content": "Done."}, {"role": "user", "content": "And then?"}]
+    second = make_pair({"messages": more, "tools": [{"name": "Read"}]}, "m2", request={"timestamp": 1_748_554_800})
+    log = make_log(tmp_path / "log.jsonl", [first, make_pair(message_id="probe"), second, "half a li"])
+    done = command("run", log, "--store", store, "--json")
+    assert done.code == 1
+    assert [(n["source"], n["row"], n["reason"]) for n in done.json["notices"]] == [
+        ("local/log.jsonl", 4, "broken_line")
+    ]
+    assert [(c["conversation_id"], c["n_requests"]) for c in done.json["conversations"]] == [("local/log.jsonl", 2)]
+    assert done.json["requests_not_traced"] == [{"user_id": "local", "reason": "side_request", "n_requests": 1}]
+    listed = command("list", "--store", store, "--json").json
+    assert [(c["session_id"], c["structure"], c["match_rate"]) for c in listed] == [("log.jsonl", "content", None)]
+    assert command("list", "--store", store).code == 0
+    assert {row["n_requests"] for row in command("validate", "--store", store, "--json").json["fleet"]} == {2}
+    assert command("export", "--store", store, "--out", out).code == 0
+    (trace,) = out.glob("*.json")
+    assert [request["t"] for request in json.loads(trace.read_text())["requests"]] == [0, 95.75]

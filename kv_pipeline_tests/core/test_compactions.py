@@ -126,6 +126,10 @@ def test_forced_if_the_old_context_would_have_outgrown_the_window(later_tokens, 
     assert balance(LONG, AFTER, request(read=later_tokens))["is_forced"] is is_forced
 
 
+def test_only_later_prompts_can_force_a_compaction():
+    assert balance(request(read=150_000), AFTER, LATER)["is_forced"] is False
+
+
 def test_unknown_model():
     requests = [request(*row[1:6], row[0], UNKNOWN) for row in (LONG, AFTER, LATER)]
     found = balance(*requests)
