@@ -78,7 +78,7 @@ def trace_files(paths: Sequence[Path]) -> list[Path]:
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     if not files:
         raise UsageError(f"There is no *.json in {', '.join(map(str, paths))}. `kv-pipeline export` writes traces.")
-    return files
+    return list(dict.fromkeys(files))
 
 
 def read_trace(path: Path, nested_times: NestedTimes = NestedTimes.AUTO) -> Trace:
@@ -95,7 +95,7 @@ def read_trace(path: Path, nested_times: NestedTimes = NestedTimes.AUTO) -> Trac
     is_relative = (
         _is_relative(file.requests) if nested_times is NestedTimes.AUTO else nested_times is NestedTimes.RELATIVE
     )
-    rows = sorted(_rows(file.requests, MAIN_AGENT, 0.0, is_relative), key=lambda row: row.t_s)
+    rows = sorted(_rows(file.requests, MAIN_AGENT, 0.0, is_relative=is_relative), key=lambda row: row.t_s)
     try:
         paths = [np.frombuffer(array("Q", row.request.hash_ids), dtype=np.uint64) for row in rows]
     except OverflowError as error:
@@ -115,15 +115,18 @@ def read_trace(path: Path, nested_times: NestedTimes = NestedTimes.AUTO) -> Trac
 def _decoded(path: Path) -> TraceFile:
     try:
         file = DECODER.decode(path.read_bytes())
+        rows = list(_rows(file.requests, MAIN_AGENT, 0.0, is_relative=False))
     except OSError as error:
         raise InputError("unreadable_file", str(path), error.strerror or "no access", "Check its rights.") from error
+    except RecursionError as error:
+        raise _bad(path, "no_trace", "sub-agents are nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # Values of the file are not repeated: what stands in quotes is only kept if it names a type or key.
+        # Values of the file are not repeated, only the keys that lead to them.
         raise _bad(path, "no_trace", re.sub(r"[Ii]nvalid value '.*'", "invalid value", str(error))) from error
     if file.block_size < 1 or file.hash_id_scope not in _SCOPES:
         raise _bad(path, "no_trace", "block_size is below 1, or hash_id_scope is neither local nor global")
-    if not all(np.isfinite(row.t_s) and row.request.in_ >= 0 for row in _rows(file.requests, MAIN_AGENT, 0.0, False)):
-        raise _bad(path, "no_trace", "a time or token count is negative or no number")
+    if not all(np.isfinite(row.t_s) and row.request.in_ >= 0 for row in rows):
+        raise _bad(path, "no_trace", "a time is no number, or a prompt has negative tokens")
     return file
 
 
@@ -144,12 +147,13 @@ def _first_t(entries: _Entries) -> float:
     return min((entry.t for entry in entries), default=0.0)
 
 
-def _rows(entries: _Entries, agent_id: str, offset_s: float, is_relative: bool) -> Iterator[_Row]:
+def _rows(entries: _Entries, agent_id: str, offset_s: float, *, is_relative: bool) -> Iterator[_Row]:
     """Requests of an agent and those below it; sub-agents are named by their place if they have no name."""
     for number, entry in enumerate(entries):
         if isinstance(entry, Subagent):
             name = entry.agent_id or f"{agent_id}/{number}"
-            yield from _rows(entry.requests, name, offset_s + entry.t if is_relative else 0.0, is_relative)
+            start_s = offset_s + entry.t if is_relative else 0.0
+            yield from _rows(entry.requests, name, start_s, is_relative=is_relative)
         else:
             yield _Row(offset_s + entry.t, agent_id, entry)
 

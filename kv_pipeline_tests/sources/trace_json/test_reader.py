@@ -123,6 +123,7 @@ BAD = {
     "long id": json.dumps({"block_size": 64, "requests": [request(0.0, [2**64], tokens=64)]}).encode(),
     "no block size": json.dumps({"block_size": 0, "requests": []}).encode(),
     "other scope": json.dumps({"block_size": 64, "requests": [], "hash_id_scope": CONTENT}).encode(),
+    "deep": (b'{"block_size": 64, "requests": ' + b'[{"t": 0, "type": "subagent", "requests": ' * 100_000),
     "negative prompt": json.dumps({"block_size": 64, "requests": [request(0.0, [], tokens=-1)]}).encode(),
 }
 
@@ -138,6 +139,11 @@ def test_bad_files_are_named_with_a_remedy_and_without_content(tmp_path, content
     assert CONTENT not in str(caught.value)
 
 
+def test_a_trace_without_requests_is_an_empty_one(tmp_path):
+    trace = read_trace(write(tmp_path / "a.json"))
+    assert (len(trace.blocks.times_s), trace.blocks.n_blocks.sum(), trace.notices()) == (0, 0, [])
+
+
 def test_a_missing_file_is_unreadable(tmp_path):
     with pytest.raises(InputError, match="unreadable_file"):
         read_trace(tmp_path / "none.json")
@@ -149,7 +155,7 @@ def test_files_of_folders_and_files_themselves(tmp_path):
     for name in ("b.json", "a.json", "notes.txt", "analysis/a.json"):
         (tmp_path / name).touch()
     single = tmp_path / "notes.txt"
-    assert trace_files([tmp_path, single]) == [tmp_path / "a.json", tmp_path / "b.json", single]
+    assert trace_files([tmp_path, single, tmp_path / "a.json"]) == [tmp_path / "a.json", tmp_path / "b.json", single]
     with pytest.raises(UsageError, match="no file or folder"):
         trace_files([tmp_path / "none"])
     with pytest.raises(UsageError, match="kv-pipeline export"):
