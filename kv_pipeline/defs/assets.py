@@ -16,6 +16,7 @@ from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range, keys_of_run
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import InputError, StoreError
+from kv_pipeline.reports.pictures import summary_markdown
 from kv_pipeline.schemas import blocks, requests
 from kv_pipeline.schemas import conversations as conversation_tables
 from kv_pipeline.steps import conversations as steps
@@ -224,6 +225,7 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
         metadata={
             **row_counts(store, blocks.VALIDATION_REPORT, keys, made.n_rows),
             "fleet_conversations": summary["conversation_id"].n_unique(),
+            **({"figures": dg.MetadataValue.md(summary_markdown(store))} if summary.height else {}),
         },
         check_results=[
             checks.schema_result(store, [blocks.VALIDATION_REPORT], keys),
