@@ -26,9 +26,9 @@ from kv_pipeline.store import Store
 
 CONTEXT_TOKENS = 128_000
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,1000",
-    "--dump-dom",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--window-size=1400,1000", "--dump-dom",
 )  # fmt: skip
 _DRAWN = "<canvas"
 _REPEATS = 3

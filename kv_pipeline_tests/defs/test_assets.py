@@ -184,3 +184,11 @@ def test_requests_alone_again_leave_their_index_to_do(example_store: Path, tmp_p
     bring_up_to_date(store, Inputs(inbox))
     assert conversations(store)["n_requests"].sum() == 10
     assert not plan.stale_databases(store, Inputs(inbox).landing())
+
+
+def test_the_roll_up_shows_figures_without_content(place: Place) -> None:
+    key = place.instance.get_dynamic_partitions(str(CONVERSATIONS.name))[0]
+    shown = materialization(place.materialize("validation_report", key), "validation_report").metadata["figures"]
+    assert isinstance(shown, dg.MarkdownMetadataValue)
+    assert str(shown.value).startswith("![Hit rate by model](data:image/png;base64,")
+    assert len(str(shown.value)) < 200_000

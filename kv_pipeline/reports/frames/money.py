@@ -35,7 +35,7 @@ def causes(requests: pl.DataFrame) -> pl.DataFrame:
     names = pl.DataFrame(known, schema=["cause_id", "cause", "description", "is_avoidable"], orient="row")
     return (
         lost(requests)
-        .group_by(cause_id="cause")
+        .group_by(cause_id="cause", maintain_order=True)
         .agg(n_requests=pl.len(), lost_tokens=pl.col("lost_tokens").sum(), lost_usd=pl.col("lost_usd").sum())
         .join(names, on="cause_id", how="left")
         .with_columns(all_tokens=pl.col("lost_tokens").sum())
@@ -70,7 +70,7 @@ def what_if(scenarios: pl.DataFrame, requests: pl.DataFrame, prices: PriceTable)
     known = [(scenario.value, name, place) for place, (scenario, name) in enumerate(SCENARIOS.items())]
     order = pl.DataFrame(known, schema=["scenario_id", "scenario", "place"], orient="row")
     sums = (
-        costs.group_by(scenario_id="scenario")
+        costs.group_by(scenario_id="scenario", maintain_order=True)
         .agg(pl.len().alias("n_requests"), pl.col(list(tokens)).sum(), prompt_usd=pl.col("cost_usd").sum())
         .join(order, on="scenario_id")
         .sort("place")
