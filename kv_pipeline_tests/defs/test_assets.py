@@ -1,4 +1,5 @@
 import contextlib
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -18,6 +19,7 @@ from kv_pipeline.steps.index import conversations
 from kv_pipeline.store import Store
 from kv_pipeline_tests.defs.conftest import Place, writer_at_work
 
+PICTURES = re.compile(r"(!\[[a-zA-Z ,]+\]\(data:image/png;base64,[A-Za-z0-9+/=]+\)(\n\n)?)+")
 BY_DATABASE = ("raw_requests", "message_index")
 
 
@@ -96,7 +98,10 @@ def test_metadata_holds_neither_paths_nor_content(place: Place) -> None:
     for record in records:
         assert record.asset_materialization is not None
         for name, value in record.asset_materialization.metadata.items():
-            assert isinstance(value, dg.IntMetadataValue | dg.TableSchemaMetadataValue), name
+            if name == "figures":
+                assert PICTURES.fullmatch(str(value.value))
+            else:
+                assert isinstance(value, dg.IntMetadataValue | dg.TableSchemaMetadataValue), name
 
 
 def test_unknown_partitions_are_refused(place: Place) -> None:
@@ -192,3 +197,10 @@ def test_the_roll_up_shows_figures_without_content(place: Place) -> None:
     assert isinstance(shown, dg.MarkdownMetadataValue)
     assert str(shown.value).startswith("![Hit rate by model](data:image/png;base64,")
     assert len(str(shown.value)) < 200_000
+
+
+def test_figures_are_in_one_event_a_run(place: Place) -> None:
+    found = place.instance.fetch_materializations(dg.AssetKey("validation_report"), limit=99).records
+    events = [record.event_log_entry.asset_materialization for record in found]
+    assert len(events) > 1
+    assert [event is not None and "figures" in event.metadata for event in events].count(True) == 1
