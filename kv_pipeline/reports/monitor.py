@@ -14,7 +14,7 @@ from kv_pipeline.errors import UsageError
 from kv_pipeline.reports.frames.money import causes, what_if
 from kv_pipeline.reports.frames.requests import all_conversations
 from kv_pipeline.reports.ratios import ratio
-from kv_pipeline.reports.remedies import REMEDIES, SCENARIO_OF
+from kv_pipeline.reports.remedies import REMEDIES, SCENARIO_OF, UNPROFITABLE
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS
 from kv_pipeline.schemas.explanations import WHAT_IF
 from kv_pipeline.schemas.requests import RAW_REQUESTS
@@ -155,12 +155,14 @@ def recommendations(events: pl.DataFrame, scenarios: pl.DataFrame) -> list[Json]
             continue
         scenario = SCENARIO_OF.get(cause)
         predicted = worth.get(scenario.value) if scenario else None
+        saving_usd = predicted["saved_usd"] if predicted else None
+        is_unprofitable = saving_usd is not None and saving_usd < 0
         found.append(
             {
                 **{key: row[key] for key in ("cause", "n_requests", "lost_tokens", "lost_usd", "lost_share")},
-                "remedy": REMEDIES[cause],
+                "remedy": UNPROFITABLE.get(cause, REMEDIES[cause]) if is_unprofitable else REMEDIES[cause],
                 "evidence": _evidence(events, cause),
-                "predicted_saving_usd": predicted["saved_usd"] if predicted else None,
+                "predicted_saving_usd": saving_usd,
             }
         )
     return sorted(found, key=lambda row: (-row["lost_usd"], -row["lost_tokens"], row["cause"]))

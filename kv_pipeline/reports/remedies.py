@@ -46,6 +46,12 @@ REMEDIES: Final[dict[Cause, str]] = {
 }
 """Every cause that a change could help, and what the change is."""
 
+UNPROFITABLE: Final[dict[Cause, str]] = {
+    Cause.LIFETIME_PASSED: "The 1-hour lifetime for every request would cost more than these losses: keep pauses under "
+    "5 minutes, or ask for it only in conversations with long pauses.",
+}
+"""What is said instead where the scenario that stands for the remedy would cost more than it saves."""
+
 SCENARIO_OF: Final[dict[Cause, Scenario]] = {
     Cause.LIFETIME_PASSED: Scenario.LIFETIME_1H,
     Cause.TOOLS_REORDERED: Scenario.STABLE_TOOLS,

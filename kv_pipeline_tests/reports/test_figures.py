@@ -13,14 +13,14 @@ from kv_pipeline.core.conversation_blocks import conversation_reuse
 from kv_pipeline.reports import conversation_page, fleet_page
 from kv_pipeline.reports.figures import requests as figures
 from kv_pipeline.reports.figures import timeline
-from kv_pipeline.reports.figures.figure import bound, rows, specification
+from kv_pipeline.reports.figures.figure import rows, specification
 from kv_pipeline.reports.figures.timeline import STATES
 from kv_pipeline.reports.frames import timeline as frames_of_timeline
 from kv_pipeline.reports.frames.curves import fleet_curve_frames, stored
 from kv_pipeline.reports.frames.money import causes, what_if
 from kv_pipeline.reports.frames.requests import all_conversations
 from kv_pipeline.reports.page.library import compiled
-from kv_pipeline.reports.pictures import png, summary_markdown
+from kv_pipeline.reports.pictures import drawn, png, summary_markdown
 from kv_pipeline.schemas.blocks import TRACES, VALIDATION_SUMMARY
 from kv_pipeline.schemas.conversations import CONVERSATIONS
 from kv_pipeline.schemas.explanations import WHAT_IF
@@ -54,11 +54,12 @@ def frames(example, prices):
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 def test_values_in_the_specification_are_the_frames(figure, frames):
     assert figure.has_data(frames)
-    spec = bound(figure, frames)
-    assert set(spec["datasets"]) == set(figure.frames)
+    spec = drawn(figure, frames)
+    values = {source["name"]: source["values"] for source in spec["data"] if source["name"] in frames}
+    assert set(values) == set(figure.frames)
     for name in figure.frames:
-        assert len(spec["datasets"][name]) == frames[name].height
-        assert spec["datasets"][name] == rows(frames[name])
+        assert len(values[name]) == frames[name].height
+        assert values[name] == rows(frames[name])
     json.dumps(spec, allow_nan=False)
 
 
@@ -105,7 +106,7 @@ def test_a_picture_changes_with_its_frame(frames):
 
 
 def test_linked_pictures_show_all_requests(frames):
-    values = {item["name"]: item.get("value") for item in bound(figures.HIT_RATE, frames)["params"] if "value" in item}
+    values = {signal["name"]: signal.get("value") for signal in drawn(figures.HIT_RATE, frames)["signals"]}
     assert values["last_request"] == frames["requests"]["request_index"].max()
 
 

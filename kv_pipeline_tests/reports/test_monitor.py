@@ -128,6 +128,14 @@ def test_recommendations_follow_the_losses_dearest_first():
     assert second["predicted_saving_usd"] is None
 
 
+def test_a_remedy_that_would_not_pay_is_not_recommended():
+    losses = requests(request(1, cause="lifetime_passed", lost_tokens=500, lost_usd=0.5, gap_s=400.0))
+    scenarios = pl.DataFrame({"scenario_id": ["lifetime_1h"], "saved_usd": [-0.1]})
+    (found,) = recommendations(losses, scenarios)
+    assert found["predicted_saving_usd"] == -0.1
+    assert "would cost more" in found["remedy"]
+
+
 def test_every_cause_that_can_be_helped_has_its_own_remedy():
     helpable = set(Cause) - UNAVOIDABLE
     assert set(REMEDIES) == helpable

@@ -11,7 +11,7 @@ import altair as alt
 import polars as pl
 
 HEIGHT: Final = 220
-PNG_WIDTH: Final = 760
+CONTAINER: Final = "container"
 
 SIMULATED: Final = "#4a8fd6"
 PREDICTED: Final = "#9a6fe0"
@@ -59,24 +59,17 @@ class Figure:
         return bool((values != 0).any()) if values.dtype.is_numeric() else not values.is_empty()
 
 
-def specification(figure: Figure) -> dict[str, Any]:
-    """The figure's Vega-Lite specification, without data."""
+def specification(figure: Figure, width: int | str = CONTAINER) -> dict[str, Any]:
+    """The figure's Vega-Lite specification, without data.
+
+    Args:
+        figure: The figure.
+        width: Points that the plot is wide, or the width of what it is in.
+    """
     chart = figure.build()
     if figure.is_linked:
         chart = chart.add_params(*_linking())  # type: ignore[attr-defined]
-    return chart.properties(width="container").to_dict()
-
-
-def bound(figure: Figure, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
-    """The figure's specification with data, for drawing it alone."""
-    spec = specification(figure)
-    spec["datasets"] = {name: rows(frames[name]) for name in figure.frames}
-    spec["width"] = PNG_WIDTH
-    last = _last_request(frames) if figure.is_linked else 0
-    for parameter in spec.get("params", ()):
-        if parameter["name"] == "last_request":
-            parameter["value"] = last
-    return spec
+    return chart.properties(width=width).to_dict()
 
 
 def rows(frame: pl.DataFrame) -> Rows:
@@ -103,11 +96,6 @@ def of_agent(chart: alt.Chart) -> alt.Chart:
 def in_view(chart: alt.Chart) -> alt.Chart:
     """The chart with only the requests that the x axis shows."""
     return chart.transform_filter("datum.request_index >= first_request && datum.request_index <= last_request")
-
-
-def _last_request(frames: Mapping[str, pl.DataFrame]) -> int:
-    indices = [frame["request_index"].cast(pl.Int64) for frame in frames.values() if "request_index" in frame.columns]
-    return max((index for series in indices for index in series.top_k(1)), default=0)
 
 
 @functools.cache

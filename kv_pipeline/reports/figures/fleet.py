@@ -39,13 +39,13 @@ def _conversations() -> alt.LayerChart:
     return (agreement + points).properties(height=300)
 
 
-def _causes(measure: str, title: str, format_: str) -> alt.Chart:
+def _causes(measure: str, title: str, tick_format: str, format_: str) -> alt.Chart:
     return (
         alt.Chart(alt.NamedData("causes"))
         .transform_filter(f"datum.{measure} > 0")
         .mark_bar()
         .encode(
-            x=alt.X(f"{measure}:Q", title=title, axis=alt.Axis(format="~s")),
+            x=alt.X(f"{measure}:Q", title=title, axis=alt.Axis(format=tick_format)),
             y=alt.Y("cause:N", title=None, sort=alt.EncodingSortField(measure, order="descending")),
             color=alt.condition("datum.is_avoidable", alt.value(INPUT), alt.value(NEUTRAL)),
             tooltip=[alt.Tooltip("cause:N"), alt.Tooltip("description:N", title="means"),
@@ -57,11 +57,11 @@ def _causes(measure: str, title: str, format_: str) -> alt.Chart:
 
 
 def _causes_tokens() -> alt.Chart:
-    return _causes("lost_tokens", "lost tokens", ",d")
+    return _causes("lost_tokens", "lost tokens", "~s", ",d")
 
 
 def _causes_usd() -> alt.Chart:
-    return _causes("lost_usd", "lost dollars", "$,.4f")
+    return _causes("lost_usd", "lost dollars", "$,.4~f", "$,.4f")
 
 
 def _models() -> alt.Chart:
@@ -92,7 +92,7 @@ def _what_if() -> alt.Chart:
         .transform_filter("isValid(datum.prompt_usd)")
         .mark_bar()
         .encode(
-            x=alt.X("prompt_usd:Q", title="predicted cost of the prompts, dollars", axis=alt.Axis(format="$,~g")),
+            x=alt.X("prompt_usd:Q", title="predicted cost of the prompts, dollars", axis=alt.Axis(format="$,.4~f")),
             y=alt.Y("scenario:N", title=None, sort=None),
             color=alt.condition("datum.scenario_id == 'as_sent'", alt.value(NEUTRAL), alt.value(WRITE_5M)),
             tooltip=[alt.Tooltip("scenario:N"), alt.Tooltip("prompt_usd:Q", title="cost", format="$,.4f"),

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kv_pipeline.reports.figures.figure import Figure, specification
+from kv_pipeline.reports.figures.figure import CONTAINER, Figure, specification
 
 _RUNTIME: Final = 'import * as vega6 from "https://cdn.jsdelivr.net/npm/vega@{version}/+esm.js"; window.vega = vega6;'
 """vl-convert resolves this name within itself; it is the only one that it has for Vega alone. Nothing is downloaded."""
@@ -24,11 +24,11 @@ def runtime() -> str:
 
 
 @functools.cache
-def compiled(figure: Figure) -> dict[str, Any]:
-    """The figure as a Vega specification. It has no data, so one compilation serves every page."""
+def compiled(figure: Figure, width: int | str = CONTAINER) -> dict[str, Any]:
+    """The figure as a Vega specification. It has no data, so one compilation serves every page; don't change it."""
     import vl_convert
 
-    spec = vl_convert.vegalite_to_vega(specification(figure))
+    spec = vl_convert.vegalite_to_vega(specification(figure, width))
     assert isinstance(spec, dict)  # noqa: S101  (the type stub allows a string, too)
     return spec
 

@@ -175,20 +175,25 @@
   const problem = (text) => document.body.prepend(element("p", text, "problem"));
   const inflate = async () => {
     const bytes = Uint8Array.from(atob(byId("library").textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const stream = new Response(bytes).body.pipeThrough(new DecompressionStream("gzip"));
     const script = element("script", await new Response(stream).text());
     document.head.append(script);
   };
   const plots = () => [...document.querySelectorAll(".plot")];
+  const tryDrawing = (target) => draw(target).catch((error) => problem(`Figure ${target.dataset.figure}: ${error.message}`));
   const drawWhenSeen = () => {
+    const margin = 300;
     const seen = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) {
         if (!isIntersecting) continue;
         seen.unobserve(target);
-        draw(target).catch((error) => problem(`Figure ${target.dataset.figure}: ${error.message}`));
+        tryDrawing(target);
       }
-    }, { rootMargin: "300px" });
-    plots().forEach((target) => seen.observe(target));
+    }, { rootMargin: `${margin}px` });
+    for (const target of plots()) {
+      if (target.getBoundingClientRect().top < innerHeight + margin) tryDrawing(target);
+      else seen.observe(target);
+    }
     window.addEventListener("beforeprint", () => plots().filter((t) => t.classList.contains("waiting")).forEach(draw));
   };
 
