@@ -16,6 +16,7 @@ from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
 EXIT_LEFT_OUT = 1
+EXIT_UNDER_LIMIT = 1
 EXIT_USAGE = 2
 
 app = typer.Typer(
@@ -33,6 +34,9 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+PricesOption = Annotated[
+    Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
+]
 DEFAULT_STORE = Path("data/store")
 
 
@@ -231,3 +235,62 @@ def demo(
     from kv_pipeline.cli.demo import demo_command
 
     demo_command(out, preset, seed)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline report --out report   |   kv-pipeline report --out report --png --kv-model "
+    "llama-3.1-70b   |   kv-pipeline report --text"
+)
+def report(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pages; made if missing.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    conversation_id: Annotated[
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="The main figures as pictures, too.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
+    prices: PricesOption = None,
+    kv_model: Annotated[
+        str | None, typer.Option("--kv-model", help="Model whose KV cache is counted in GB (llama-3.1-70b).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an offline HTML page of the fleet and one per conversation, or print the statistics."""
+    if out is None and not text:
+        raise UsageError("Name a folder for the pages with --out, or print statistics with --text.")
+    if as_json and text:
+        raise UsageError("--json and --text exclude each other; `kv-pipeline validate --json` has rates for machines.")
+    from kv_pipeline.cli.report import options_of, report_command
+
+    options = options_of(prices, kv_model, with_png=png)
+    report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline monitor --days 7   |   kv-pipeline monitor --user ada --export cache.json   |   "
+    "kv-pipeline monitor --fail-under 80"
+)
+def monitor(
+    store: StoreOption = DEFAULT_STORE,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Only the last N days.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only from this date or time on, UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only up to this date or time, UTC.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's conversations.")] = None,
+    prices: PricesOption = None,
+    export_file: Annotated[Path | None, typer.Option("--export", help="Write the report as JSON, too.")] = None,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", help="Exit with 1 if the hit rate is lower: 0.8 or 80.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how well caching works, what it saves, and what to do about losses.
+
+    Exit code 0: fine. 1: the hit rate is under --fail-under. 2: usage.
+    """
+    from datetime import UTC, datetime
+
+    from kv_pipeline.cli.monitor import monitor_command, period_of
+
+    period = period_of(days, since, until, datetime.now(UTC))
+    if monitor_command(store, period, user, prices, export_file, fail_under, as_json=as_json):
+        raise typer.Exit(EXIT_UNDER_LIMIT)

@@ -14,7 +14,7 @@ import polars as pl
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.core.validation import conversation_paths
-from kv_pipeline.errors import StoreError, UsageError
+from kv_pipeline.errors import StoreError
 from kv_pipeline.export.analysis import trace_analysis
 from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
 from kv_pipeline.export.trace_json import MAIN_AGENT, Json, TraceRequest, agent_tree, trace_json
@@ -24,6 +24,7 @@ from kv_pipeline.schemas.columns import hash_lists
 from kv_pipeline.schemas.conversations import AGENTS
 from kv_pipeline.steps.conversations import Progress, no_progress, user_requests
 from kv_pipeline.steps.segments import load_segments
+from kv_pipeline.steps.selection import selected_conversations
 from kv_pipeline.steps.tokenizing import tokenize_conversation
 from kv_pipeline.store import Store
 
@@ -77,7 +78,7 @@ def export_traces(
         StoreError: Traces are missing, or another block size is asked for after a purge.
     """
     options.check()
-    keys = _selected(store, conversation_ids)
+    keys = selected_conversations(store, conversation_ids)
     out.mkdir(parents=True, exist_ok=True)
     numbering = Numbering(options.block_size or store.settings.block_size, options.scope)
     files: list[Path] = []
@@ -124,24 +125,6 @@ class Numbering:
             [self._ids.setdefault(block, len(self._ids) + 1) for block in path]
             for path in piece.requests["path"].to_list()
         ]
-
-
-def _selected(store: Store, conversation_ids: Sequence[str] | None) -> list[str]:
-    known = store.partitions(TRACES.name)
-    if conversation_ids is None:
-        return known
-    return sorted({_named(known, name) for name in conversation_ids})
-
-
-def _named(known: list[str], name: str) -> str:
-    """The conversation that a full id, a session id or the unambiguous beginning of a session id names."""
-    if name in known:
-        return name
-    found = [key for key in known if key.partition("/")[2].startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    what = f"There is no conversation {name!r}" if not found else f"{len(found)} conversations begin with {name!r}"
-    raise UsageError(f"{what}. `kv-pipeline list` shows those there are.")
 
 
 def _pieces(store: Store, key: str, block_size: int, options: ExportOptions) -> Iterator[_Piece]:

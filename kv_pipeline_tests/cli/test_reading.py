@@ -60,7 +60,13 @@ def test_export(tmp_path, command, example_store, profile):
 
 def test_reading_a_store_changes_nothing_in_it(tmp_path, command, example_store):
     before = listing(example_store)
-    for arguments in (["list"], ["validate"], ["export", "--out", tmp_path / "t"]):
+    for arguments in (
+        ["list"],
+        ["validate"],
+        ["export", "--out", tmp_path / "t"],
+        ["monitor"],
+        ["report", "--out", tmp_path / "r", "--text"],
+    ):
         assert command(*arguments, "--store", example_store).code == 0
     after = listing(example_store)
     assert {name: content for name, (_, content) in after.items()} == {

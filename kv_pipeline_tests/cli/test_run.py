@@ -69,7 +69,7 @@ def test_a_run_that_is_up_to_date_imports_no_dagster_and_help_imports_nothing_he
     code, modules = imported_by("run", "--inbox", EXAMPLE, "--store", example_store)
     assert code == 0
     assert modules.isdisjoint(HEAVY)
-    for name in ("run", "list", "validate", "export", "demo"):
+    for name in ("run", "list", "validate", "export", "demo", "report", "monitor"):
         code, modules = imported_by(name, "--help")
         assert code == 0
         assert modules.isdisjoint(VERY_HEAVY), name
