@@ -15,8 +15,10 @@ from kv_pipeline.core.money import cost_sums, unknown_models
 from kv_pipeline.export.exporter import export_traces
 from kv_pipeline.export.options import ExportOptions, Profile
 from kv_pipeline.prices.loading import load_prices
+from kv_pipeline.reports.summary import api_table, cache_report
 from kv_pipeline.schemas.blocks import TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.schemas.requests import RAW_REQUESTS
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_COMPACTIONS
 from kv_pipeline.steps.money import priced_requests, priced_unindexed
@@ -132,3 +134,16 @@ def test_structure_recovered_from_content(store, user, tmp_path):
     split = compared.filter(pl.len().over("session", "agent") > 1)
     assert split.filter(pl.col("n_requests") == 1).height == {"fixed": 0, "older": 3}[user]
     assert compared["recovered"].null_count() == {"fixed": 0, "older": 6}[user]  # repeated warm-ups
+
+
+def test_the_api_model_predicts_the_bill(store, user):
+    """Not exact where two agents start within the proxy's second, and where a prefix was never billed alone."""
+    report = store.read(CACHE_REPORT, [user]).filter("uses_caching")
+    exact = (report["predicted_read_tokens"] == report["billed_read_tokens"]).sum()
+    assert (exact, report.height) == {"fixed": (137, 137), "older": (87, 89)}[user]
+    assert abs(api_table(cache_report(store), [])["difference_points"].item()) < 0.2
+
+
+def test_losses_have_a_cause(store, user):
+    lost = store.read(CACHE_REPORT, [user]).filter(pl.col("lost_tokens") > 0)
+    assert sorted(lost["cause"]) == {"fixed": ["compaction"], "older": ["history_rewritten"]}[user]

@@ -61,7 +61,7 @@ def _print(analysis: TraceAnalysis, frames: ReuseFrames, kv_name: str | None, li
     rows = analysis.trace_rows()
     shown = rows if limit is None else rows.head(limit)
     print_table(f"{rows.height} traces, each alone", shown, _TRACE_COLUMNS, caption=_DEFINITION)
-    where = "each trace alone, added up" if analysis.scope is Scope.CONVERSATION else "all traces share"
+    where = _where(analysis)
     whole = pl.col("mean_resident_blocks").round().cast(pl.Int64)
     print_table(f"Lifetimes ({where})", frames.ttl_curve.with_columns(whole), _TTL_COLUMNS)
     title = f"Capacities ({where}; GB of KV cache of {kv_name or 'the model given'})"
@@ -71,6 +71,12 @@ def _print(analysis: TraceAnalysis, frames: ReuseFrames, kv_name: str | None, li
     )
     print_table(f"Working set ({where})", windows, _WINDOW_COLUMNS)
     _print_summary(analysis, frames)
+
+
+def _where(analysis: TraceAnalysis) -> str:
+    if analysis.scope is Scope.CONVERSATION:
+        return "each trace alone, added up"
+    return "all traces share" if analysis.has_clock else "all traces share, as if all began at once"
 
 
 def _print_summary(analysis: TraceAnalysis, frames: ReuseFrames) -> None:
@@ -106,6 +112,7 @@ def _document(analysis: TraceAnalysis, frames: ReuseFrames, options: AnalysisOpt
         "format": JSON_FORMAT,
         "definition": _DEFINITION,
         "scope": analysis.scope.value,
+        "has_clock": analysis.has_clock if analysis.scope is Scope.FLEET else None,
         "block_size": analysis.block_size,
         "kv_model": kv_name,
         "kv_bytes_per_token": bytes_per_token,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -114,12 +115,25 @@ def list_conversations(
     list_command(store, sort.value, limit, as_json=as_json)
 
 
-@app.command(epilog="Example:  kv-pipeline validate --json | jq .fleet")
-def validate(store: StoreOption = DEFAULT_STORE, limit: LimitOption = None, as_json: JsonOption = False) -> None:
-    """Compare simulated with billed cache reads: per conversation, per model and for the fleet, every scope."""
+@app.command(
+    epilog="Examples:  kv-pipeline validate --json | jq .api.fleet   |   kv-pipeline validate --shared-prefixes"
+)
+def validate(
+    store: StoreOption = DEFAULT_STORE,
+    limit: LimitOption = None,
+    shared_prefixes: Annotated[
+        bool, typer.Option("--shared-prefixes", help="API model: everybody reads the tools and system anybody wrote.")
+    ] = False,
+    collapse_tool_runs: Annotated[
+        datetime | None,
+        typer.Option("--collapse-tool-runs-since", help="API model: from this day on, a run of tool blocks is one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare simulated with billed cache reads, of both models: per conversation, per model and for the fleet."""
     from kv_pipeline.cli.tables import validate_command
 
-    validate_command(store, limit, as_json=as_json)
+    validate_command(store, limit, shares_prefixes=shared_prefixes, collapses_since=collapse_tool_runs, as_json=as_json)
 
 
 @app.command(

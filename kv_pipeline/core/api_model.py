@@ -129,7 +129,7 @@ class ApiCache:
         hit = self._hit(use)
         marks = [mark for mark in self._marks(use) if self._is_long_enough(mark.node, use)]
         prediction = self._predict(use, hit, marks)
-        self._write(use, hit, marks)
+        self._write(use, hit, self._written(use, marks))
         if self._learns and use.bill is not None:
             learn_bill(self._lengths, use, use.bill)
             self._learn_read(use, use.bill, prediction)
@@ -194,6 +194,15 @@ class ApiCache:
         if cached == use.prompt.end:
             return self._lengths.framing_tokens(use.model)
         return max(0, self._lengths.of(use.prompt.end, use.model).tokens - cached_tokens)
+
+    def _written(self, use: Use, long_enough: list[Mark]) -> list[Mark]:
+        """Marks that have an entry afterwards. What the API did outweighs what it was expected to do."""
+        if use.bill is None or not self._learns:
+            return long_enough
+        if not use.bill.cached_tokens:
+            return []
+        last = self._marks(use)[-1:]
+        return [*(mark for mark in long_enough if mark not in last), *last]
 
     def _write(self, use: Use, hit: int, marks: list[Mark]) -> None:
         """A use renews the entry that was read and every marked one; marks without a living entry get one."""

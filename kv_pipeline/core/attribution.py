@@ -94,7 +94,9 @@ class Examiner:
             is_after_compaction=turn.is_after_compaction,
         )
         length = self._lengths.of(target, before.use.model)
-        return Situation(target, length, divergence, self._cause(turn.use, target, length, divergence))
+        is_marked = any(mark.node == target for mark in before.use.prompt.marks)
+        cause = self._cause(turn.use, target, length, divergence, is_marked=is_marked)
+        return Situation(target, length, divergence, cause)
 
     def _first(self, turn: Turn) -> Situation:
         """An agent's first request is cold, unless a sibling is just writing what it could read."""
@@ -112,12 +114,16 @@ class Examiner:
             return marks[-1].node
         return use.prompt.end
 
-    def _cause(self, use: Use, target: int, length: Length, divergence: Divergence | None) -> Cause | None:
+    def _cause(
+        self, use: Use, target: int, length: Length, divergence: Divergence | None, *, is_marked: bool
+    ) -> Cause | None:
         if divergence is not None and divergence.cause in _FIRST_IS_ENOUGH:
             return divergence.cause
         entry = self._cache.entry(use.owner, target)
         if entry is None:
-            return Cause.BELOW_MINIMUM if length.tokens < use.minimum_tokens else Cause.BREAKPOINT_MISSING
+            if length.tokens < use.minimum_tokens:
+                return Cause.BELOW_MINIMUM
+            return Cause.UNEXPLAINED if is_marked else Cause.BREAKPOINT_MISSING
         if not entry.is_alive(use.started_s):
             return Cause.LIFETIME_PASSED
         if not entry.is_readable(use):

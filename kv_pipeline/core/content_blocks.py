@@ -110,7 +110,9 @@ def content_blocks(
 
 def _values(kind: SegmentKind, segment: Any) -> list[Any]:  # noqa: ANN401  (JSON is any type)
     """A segment's blocks; a string stands for a list of one text block."""
-    held = segment.get("content") if kind is SegmentKind.MESSAGE and isinstance(segment, dict) else segment
+    if kind is SegmentKind.MESSAGE and not isinstance(segment, dict):
+        return [segment]
+    held = segment.get("content") if kind is SegmentKind.MESSAGE else segment
     return held if isinstance(held, list) else [held]
 
 

@@ -11,9 +11,11 @@ import polars as pl
 
 from kv_pipeline.schemas.blocks import VALIDATION_SUMMARY
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.steps.fleet import FLEET
 from kv_pipeline.steps.index import conversations
 from kv_pipeline.steps.plan import traced
+from kv_pipeline.steps.simulation import AS_DOCUMENTED, ModelOptions, report_frame, simulate
 from kv_pipeline.store import Store
 
 HEADLINE_SCOPE: Final = "conversation"
@@ -68,6 +70,49 @@ def validation_table(store: Store, by: list[str]) -> pl.DataFrame:
     """
     keys = [*by, "scope", "lifetime"]
     return with_rates(_summary(store).group_by(keys).agg(pl.col(_SUMS).sum())).sort(keys)
+
+
+def api_table(report: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    """The API model's predictions against the bill, of requests that use caching and were billed.
+
+    The bill says how long a prompt is; the model only says how much of it is read, so both rates share a denominator.
+
+    Args:
+        report: Rows of CACHE_REPORT.
+        by: Columns to group by: conversation_id, model, or none for the fleet.
+
+    Returns:
+        The columns of `by`, n_requests, predicted_read_tokens, billed_read_tokens, billed_prompt_tokens,
+        predicted_hit_rate, billed_hit_rate (0 to 1; 0 without tokens), difference_points, and exact_share: the share of
+        requests whose read was predicted to the token.
+    """
+    kinds = ("read", "write_5m", "write_1h", "input")
+    is_exact = pl.col("predicted_read_tokens") == pl.col("billed_read_tokens")
+    sums = [
+        pl.len().alias("n_requests"),
+        pl.col("predicted_read_tokens", "billed_read_tokens", "billed_prompt_tokens").sum(),
+        is_exact.sum().alias("n_exact"),
+    ]
+    billed = (
+        report.filter("uses_caching")
+        .with_columns(billed_prompt_tokens=pl.sum_horizontal([f"billed_{kind}_tokens" for kind in kinds]))
+        .drop_nulls("billed_read_tokens")
+    )
+    rate = {name: pl.col(f"{name}_read_tokens") / pl.col("billed_prompt_tokens") for name in ("predicted", "billed")}
+    grouped = billed.group_by(by).agg(sums).sort(by) if by else billed.select(sums)
+    return grouped.with_columns(
+        predicted_hit_rate=rate["predicted"].fill_nan(0.0),
+        billed_hit_rate=rate["billed"].fill_nan(0.0),
+        difference_points=((rate["predicted"] - rate["billed"]) * 100).fill_nan(0.0),
+        exact_share=(pl.col("n_exact") / pl.col("n_requests")).fill_nan(0.0),
+    ).drop("n_exact")
+
+
+def cache_report(store: Store, options: ModelOptions = AS_DOCUMENTED) -> pl.DataFrame:
+    """CACHE_REPORT of everybody: what the store has, or simulated now with other options."""
+    if options == AS_DOCUMENTED:
+        return store.read(CACHE_REPORT, store.partitions(CACHE_REPORT.name))
+    return report_frame(simulate(store, store.partitions(CONVERSATIONS.name), options))
 
 
 def with_rates(sums: pl.DataFrame) -> pl.DataFrame:

@@ -82,6 +82,11 @@ class TraceAnalysis:
         sums = rows.select(pl.col(additive).exclude("no_eviction_blocks").sum())
         return {"n_traces": rows.height, **_with_rates(sums).row(0, named=True)}
 
+    @property
+    def has_clock(self) -> bool:
+        """Whether all traces of a fleet say when they began; if not, they are taken to begin at once."""
+        return all(blocks.starts_at_s is not None for blocks in self.blocks)
+
     def frames(self, kv_bytes_per_token: float | None) -> ReuseFrames:
         """Curves of all traces: each alone and added up, or with one cache a model for all."""
         groups = [fleet_reuse(self.blocks)] if self.scope is Scope.FLEET else self.reuses

@@ -27,7 +27,7 @@ MESSAGE_INDEX_STATE: Final = "message_index"
 """Which content a database's message_index was made from: raw_requests can be made again without it."""
 
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
-_DAMAGED_ROW: Final = "damaged_row"
+_DAMAGED_ROWS: Final = frozenset({"damaged_row", "broken_line", "unfinished_line"})
 
 
 class _LostRowsError(Exception):
@@ -79,7 +79,7 @@ def _read(store: Store, file: DatabaseFile, emit: Callable[[pl.DataFrame], None]
 
 
 def _is_damage(skip: Skip) -> bool:
-    return skip.is_left_out and (skip.row is None or skip.reason == _DAMAGED_ROW)
+    return skip.is_left_out and (skip.row is None or skip.reason in _DAMAGED_ROWS)
 
 
 def _has_lost_rows(store: Store, database_id: str, requests: pl.DataFrame) -> bool:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from kv_pipeline.core.conversation_blocks import conversation_reuse, fleet_reuse, stored_conversation
+from collections.abc import Iterator
+
+from kv_pipeline.core.conversation_blocks import (
+    ConversationBlocks,
+    conversation_reuse,
+    fleet_reuse,
+    stored_conversation,
+)
 from kv_pipeline.core.reuse_curves import ReuseFrames, reuse_frames
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.store import Store
@@ -18,14 +25,22 @@ def conversation_reuse_frames(
         conversation_id: A partition of TOKENIZED_BLOCKS.
         kv_bytes_per_token: For capacities in GB.
     """
-    blocks = stored_conversation(store.read(TOKENIZED_BLOCKS, [conversation_id]), store.settings.block_size)
-    return reuse_frames([conversation_reuse(blocks)], kv_bytes_per_token)
+    groups = [conversation_reuse(blocks) for blocks in _conversations(store, [conversation_id])]
+    return reuse_frames(groups, kv_bytes_per_token)
+
+
+def conversations_reuse_frames(store: Store, kv_bytes_per_token: float | None = None) -> ReuseFrames:
+    """Curves of all conversations, each alone, added up: a capacity is each one's, and there is no common clock."""
+    groups = [conversation_reuse(blocks) for blocks in _conversations(store, store.partitions(TOKENIZED_BLOCKS.name))]
+    return reuse_frames(groups, kv_bytes_per_token)
 
 
 def fleet_reuse_frames(store: Store, kv_bytes_per_token: float | None = None) -> ReuseFrames:
     """Curves of all conversations together, sharing one cache a model. Times are seconds since 1970."""
-    block_size = store.settings.block_size
-    frames = store.read(TOKENIZED_BLOCKS, store.partitions(TOKENIZED_BLOCKS.name)).partition_by(
-        "conversation_id", maintain_order=True
-    )
-    return reuse_frames([fleet_reuse([stored_conversation(frame, block_size) for frame in frames])], kv_bytes_per_token)
+    blocks = list(_conversations(store, store.partitions(TOKENIZED_BLOCKS.name)))
+    return reuse_frames([fleet_reuse(blocks)], kv_bytes_per_token)
+
+
+def _conversations(store: Store, keys: list[str]) -> Iterator[ConversationBlocks]:
+    by_conversation = store.read(TOKENIZED_BLOCKS, keys).partition_by("conversation_id", maintain_order=True)
+    return (stored_conversation(frame, store.settings.block_size) for frame in by_conversation)

@@ -6,15 +6,15 @@ import json
 
 import pytest
 
+from kv_pipeline.export.exporter import export_traces
+from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.steps.reuse import fleet_reuse_frames
+from kv_pipeline.store import Store
 from kv_pipeline_tests.sources.factories import listing
 
 
 @pytest.fixture(scope="module", params=["upstream", "strict"])
 def traces(request, example_store, tmp_path_factory):
-    from kv_pipeline.export.exporter import export_traces
-    from kv_pipeline.export.options import ExportOptions, Profile
-    from kv_pipeline.store import Store
-
     out = tmp_path_factory.mktemp("traces")
     export_traces(Store.open(example_store), out, ExportOptions(profile=Profile(request.param)))
     return out
@@ -53,7 +53,7 @@ def test_for_people(command, traces):
     assert (done.code, done.err) == (0, "")
     for text in (
         "7 traces, each alone",
-        "Lifetimes (all traces share)",
+        "Lifetimes (all traces share, as if all began at once)",
         "KV cache of llama-3.1-70b",
         "Belady",
         "60 min",
@@ -69,6 +69,20 @@ def test_a_fleet_of_global_ids_hits_more_than_its_conversations(command, traces)
     is_global = json.loads(next(traces.glob("*.json")).read_text())["hash_id_scope"] == "global"
     assert (together > alone) == is_global
     assert together >= alone
+
+
+def test_traces_with_a_clock_are_the_fleet_that_the_store_knows(command, example_store, tmp_path):
+    command("export", "--store", example_store, "--out", tmp_path, "--absolute-timestamps")
+    document = command("analyze", tmp_path, "--json", "--scope", "fleet", "--kv-bytes-per-token", "1e6").json
+    total = document["total"]
+    assert document["has_clock"] is True
+    assert "Lifetimes (all traces share)" in command("analyze", tmp_path, "--scope", "fleet").out
+    frames = fleet_reuse_frames(Store.open(example_store), 1e6)
+    hits = [(row["lifetime"], row["hit_tokens"], row["prefill_blocks"]) for row in total["ttl_curve"]]
+    assert hits == frames.ttl_curve.select("lifetime", "hit_tokens", "prefill_blocks").rows()
+    assert total["capacity_curve"] == frames.capacity_curve.to_dicts()
+    assert total["block_prefills"] == frames.block_prefills.to_dicts()
+    assert total["smallest_capacities"] == frames.smallest_capacities._asdict()
 
 
 def test_bad_files_are_left_out_counted_and_named(command, traces, tmp_path):

@@ -12,7 +12,7 @@ from kv_pipeline_tests.sources.factories import listing
 def test_list(command, example_store):
     done = command("list", "--store", example_store, "--json")
     assert done.code == 0
-    assert len(done.json) == 7
+    assert len(done.json) == 8
     assert set(done.json[0]) >= {
         "conversation_id", "user_id", "n_requests", "n_agents", "first_request_at_utc", "last_request_at_utc",
         "models", "match_rate", "subagent_types",
@@ -45,6 +45,8 @@ def test_validate(command, example_store):
     assert len({row["conversation_id"] for row in done.json["conversations"]}) == 2
     assert {row["scope"] for row in done.json["fleet"]} == {"agent", "conversation", "user", "fleet"}
     assert all(0 <= row["simulated_hit_rate"] <= 1 for row in done.json["fleet"])
+    assert len(done.json["api"]["conversations"]) == 2
+    assert set(done.json["api"]["fleet"][0]) >= {"predicted_hit_rate", "billed_hit_rate", "exact_share"}
 
 
 @pytest.mark.parametrize("profile", ["upstream", "strict"])
@@ -53,7 +55,7 @@ def test_export(tmp_path, command, example_store, profile):
     assert done.code == 0
     assert set(done.json) >= {"files", "n_requests", "left_out"}
     traces = [json.loads(path.read_text()) for path in (tmp_path / "t").glob("*.json")]
-    assert sum("block_size" in trace and bool(trace["requests"]) for trace in traces) == 7
+    assert sum("block_size" in trace and bool(trace["requests"]) for trace in traces) == 8
 
 
 def test_reading_a_store_changes_nothing_in_it(tmp_path, command, example_store):

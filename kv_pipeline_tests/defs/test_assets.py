@@ -19,6 +19,7 @@ from kv_pipeline.steps.index import conversations
 from kv_pipeline.store import Store
 from kv_pipeline_tests.defs.conftest import Place, writer_at_work
 
+LOG = "hedy/%2Eclaude-trace/log-2026-03-02-16-00-00.jsonl"
 PICTURES = re.compile(r"(!\[[a-zA-Z ,]+\]\(data:image/png;base64,[A-Za-z0-9+/=]+\)(\n\n)?)+")
 BY_DATABASE = ("raw_requests", "message_index")
 
@@ -42,7 +43,7 @@ def test_command_line_run_is_in_the_instance(place: Place) -> None:
     known = set(conversations(place.store)["conversation_id"])
     for asset in BY_DATABASE:
         found = place.instance.get_materialized_partitions(dg.AssetKey(asset))
-        assert found == {"ada/requests", "ada/requests-1", "grace/requests", "linus/requests"}
+        assert found == {"ada/requests", "ada/requests-1", "grace/requests", "linus/requests", LOG}
     for asset in plan.CONVERSATION_TABLES:
         assert place.instance.get_materialized_partitions(dg.AssetKey(asset)) == known
     assert place.instance.get_latest_materialization_event(dg.AssetKey("conversation_index")) is not None
@@ -83,7 +84,7 @@ def test_index_reads_users_with_changes_or_all(place: Place) -> None:
     assert materialization(place.run("index_conversations"), "conversation_index").metadata["users_indexed"].value == 0
     everything = {"ops": {"conversation_index": {"config": {"all_users": True}}}}
     event = materialization(place.run("index_conversations", everything), "conversation_index")
-    assert event.metadata["users_indexed"].value == 3
+    assert event.metadata["users_indexed"].value == 4
     assert event.metadata["conversations_to_make"].value == 0
     assert place.files() == before
 

@@ -9,7 +9,7 @@ from kv_pipeline.core.simulate import LIFETIMES_S
 from kv_pipeline.core.validation import shared_hits
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT
-from kv_pipeline.steps.reuse import conversation_reuse_frames, fleet_reuse_frames
+from kv_pipeline.steps.reuse import conversation_reuse_frames, conversations_reuse_frames, fleet_reuse_frames
 from kv_pipeline.store import Store
 
 
@@ -36,6 +36,15 @@ def test_a_conversation_alone_hits_what_its_validation_report_says(store):
         assert frames.capacity_curve["lru_hit_tokens"].max() == curve(frames)["infinite"]
         assert frames.working_set["t_s"].min() > 1e9
     assert len(keys) == 7
+
+
+def test_conversations_alone_add_up(store):
+    alone = [conversation_reuse_frames(store, key) for key in store.partitions(TOKENIZED_BLOCKS.name)]
+    together = conversations_reuse_frames(store)
+    for lifetime in LIFETIMES_S:
+        assert curve(together)[lifetime] == sum(curve(frames)[lifetime] for frames in alone)
+    largest = max(frames.smallest_capacities.no_eviction_blocks for frames in alone)
+    assert together.smallest_capacities.no_eviction_blocks == largest
 
 
 def test_the_fleet_hits_what_the_roll_up_computes(store):
