@@ -140,7 +140,7 @@
     const { ink, soft, line } = colours();
     const config = {
       background: null,
-      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7, labelLimit: 260 },
+      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7, labelLimit: 380 },
       legend: { labelLimit: 300 },
       style: {
         cell: { stroke: line },
