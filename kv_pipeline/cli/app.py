@@ -248,6 +248,9 @@ def report(
         list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="The main figures as pictures, too.")] = False,
+    content_reuse: Annotated[
+        bool, typer.Option("--content-reuse", help="Count tokens seen before elsewhere in a prompt, too; takes longer.")
+    ] = False,
     text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
     prices: PricesOption = None,
     kv_model: Annotated[
@@ -262,7 +265,7 @@ def report(
         raise UsageError("--json and --text exclude each other; `kv-pipeline validate --json` has rates for machines.")
     from kv_pipeline.cli.report import options_of, report_command
 
-    options = options_of(prices, kv_model, with_png=png)
+    options = options_of(prices, kv_model, with_png=png, with_content_reuse=content_reuse)
     report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
 
 

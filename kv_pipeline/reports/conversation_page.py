@@ -13,10 +13,10 @@ from kv_pipeline.reports.figures.figure import Figure
 from kv_pipeline.reports.frames.curves import curve_frames, working_set_frame
 from kv_pipeline.reports.frames.money import causes
 from kv_pipeline.reports.frames.requests import Conversation
-from kv_pipeline.reports.frames.sums import phase_frame, totals
+from kv_pipeline.reports.frames.sums import phase_frame, totals, unpriced_models
 from kv_pipeline.reports.frames.timeline import block_rectangles
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
-from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, duration
+from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, duration, money_note
 from kv_pipeline.reports.tiles import tiles
 
 LINKED: Final = (
@@ -176,7 +176,7 @@ def conversation_page(
         title=conversation.key,
         subtitle=f"{total['n_requests']:,} requests over {duration(span_s)}. Models: {models}. "
         f"Markers ask for {conversation.lifetime}.",
-        definition=DEFINITION,
+        definition=DEFINITION + money_note(unpriced_models(conversation.requests)),
         tiles=tiles(total),
         sections=_sections(capacity_note, is_explained=conversation.is_explained),
         frames=frames,

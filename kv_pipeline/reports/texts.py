@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 DEFINITION: Final = (
@@ -15,7 +16,17 @@ NOT_EXPLAINED: Final = (
 )
 NOTHING: Final = "-"
 """Shown for a value that is not known."""
-PRIVACY: Final = "Made offline from counts, types and ids; no content of conversations is in this page."
+PRIVACY: Final = (
+    "Made offline from counts, types and ids; no content of conversations is in this page. Requests in no trace "
+    "(failed attempts, side requests, replays) are not counted."
+)
+
+
+def money_note(unpriced: Sequence[str]) -> str:
+    """What sums of money leave out."""
+    if not unpriced:
+        return ""
+    return f" No price is known of {', '.join(unpriced)}: not in any sum of money."
 
 
 def percent(share: float | None) -> str:

@@ -19,7 +19,7 @@ def test_report_says_where_its_pages_are(command, example_store, tmp_path):
     assert (done.code, done.err) == (0, "")
     assert str(tmp_path / "r" / "index.html") in done.out
     assert "9 pages" in done.out
-    assert len(list((tmp_path / "r" / "conversations").rglob("*.html"))) == 7
+    assert len(list((tmp_path / "r" / "conversations").rglob("*.html"))) == 8
 
 
 def test_report_for_machines_with_pictures(command, example_store, tmp_path):

@@ -112,6 +112,16 @@ def test_one_conversation_with_pictures(example, prices, tmp_path):
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in result.pictures)
 
 
+def test_reuse_beyond_prefixes_when_asked_for(example, prices, index, tmp_path):
+    assert "content_reuse" not in index.data["frames"]
+    keys = example.partitions(TRACES.name)[:2]
+    result = write_reports(example, tmp_path / "reuse", ReportOptions(prices, with_content_reuse=True), keys)
+    shown = Document(result.index.read_text("utf-8")).data["frames"]["content_reuse"]
+    assert shown["conversation_id"] == keys
+    parts = zip(shown["prefix_share"], shown["repeated_share"], shown["new_share"], strict=True)
+    assert [sum(shares) for shares in parts] == pytest.approx([1, 1], abs=1e-5)
+
+
 def test_progress_counts_conversations(example, prices, tmp_path):
     done = []
     keys = example.partitions(TRACES.name)[:2]

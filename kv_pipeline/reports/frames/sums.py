@@ -63,6 +63,12 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
     )
 
 
+def unpriced_models(requests: pl.DataFrame) -> list[str]:
+    """Models of billed requests that no money was counted for, sorted."""
+    unpriced = requests.filter(pl.col("billed_prompt_tokens").is_not_null(), pl.col("cost_usd").is_null())
+    return unpriced["model"].unique().sort().to_list()
+
+
 def phase_frame(requests: pl.DataFrame) -> pl.DataFrame:
     """One row per phase and sub-agent type: phase (for people), n_agents, n_requests, tokens, shared_prefix_share."""
     name = pl.concat_str(pl.col("phase").str.replace_all("_", " "), pl.col("subagent_type"), separator=": ",
