@@ -13,7 +13,7 @@ from kv_pipeline.reports.figures.figure import Figure
 from kv_pipeline.reports.frames.sums import phase_frame, totals, unpriced_models
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
 from kv_pipeline.reports.ratios import share
-from kv_pipeline.reports.summary import with_rates
+from kv_pipeline.reports.summary import api_table, with_rates
 from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, money_note
 from kv_pipeline.reports.tiles import tiles
 
@@ -46,7 +46,8 @@ _RATES: Final = Table(
         Column("billed_hit_rate", "billed", "percent"), Column("difference_points", "difference", "points"),
         Column("share_within_one_block", "within one block", "percent"), Column("exact_share", "exact", "percent"),
     ),
-    "Rows of the API model beside those of the blocks model. Within one block, exact: share of requests predicted so.",
+    "API model: requests that use caching, over billed prompt tokens, exact: share predicted to the token. Other rows: "
+    "blocks model, over counted tokens, within one block: share predicted that closely.",
 )  # fmt: skip
 _WHAT_IF: Final = Table(
     "what_if_table", "What if", "what_if",
@@ -106,7 +107,7 @@ def fleet_frames(
         "conversations": by_conversation.with_columns(href=address),
         "model_rates": by_model,
         "phases": phase_frame(requests),
-        "rates": pl.concat([_api_rates(by_model), _block_rates(validation)], how="diagonal").sort(
+        "rates": pl.concat([_api_rates(requests), _block_rates(validation)], how="diagonal").sort(
             "model", "scope", "lifetime"
         ),
     }
@@ -164,14 +165,14 @@ def _block_rates(validation: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _api_rates(by_model: pl.DataFrame) -> pl.DataFrame:
-    return by_model.filter(pl.col("predicted_hit_rate").is_not_null()).select(
+def _api_rates(requests: pl.DataFrame) -> pl.DataFrame:
+    return api_table(requests, ["model"]).select(
         "model",
         "billed_hit_rate",
+        "difference_points",
         "exact_share",
+        pl.col("n_requests").cast(pl.Int64),
         scope=pl.lit(API_MODEL),
         lifetime=pl.lit("as marked"),
-        n_requests="n_billed",
         simulated_hit_rate="predicted_hit_rate",
-        difference_points="predicted_difference_points",
     )

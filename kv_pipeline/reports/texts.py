@@ -9,7 +9,8 @@ DEFINITION: Final = (
     "hit rate = cache read / (input + cache read + cache write), over tokens. Billed: the API's own counts. Simulated: "
     "blocks model, the longest prefix of blocks that somebody in the conversation used within the lifetime that its "
     "markers ask for, over counted tokens (cl100k_base). Predicted: API model with breakpoints, look-back and "
-    "lifetimes. Requests without a bill are left out of rates. Differences are in percentage points."
+    "lifetimes, over the API's tokens. Requests without a bill are left out of rates. Differences are in percentage "
+    "points."
 )
 NOT_EXPLAINED: Final = (
     "The API model and the causes of loss have not been computed for this store. Run kv-pipeline run again."

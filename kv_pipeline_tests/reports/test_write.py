@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from kv_pipeline.errors import UsageError
-from kv_pipeline.reports.fleet_page import conversation_address
+from kv_pipeline.reports.fleet_page import API_MODEL, conversation_address
+from kv_pipeline.reports.summary import api_table, validation_table
 from kv_pipeline.reports.write import ReportOptions, write_reports
 from kv_pipeline.schemas.blocks import TRACES
 from kv_pipeline.schemas.explanations import CACHE_REPORT
@@ -77,6 +78,18 @@ def test_index_sums_its_conversations(written, index):
     n_requests = [len(column(Document(p.read_text("utf-8")), "requests", "model")) for p in written.pages]
     assert column(index, "conversations", "n_requests") == n_requests
     assert f"{sum(n_requests):,}" in [text for (tag, _), text in index.texts if tag == "b"]
+
+
+def test_rates_are_those_that_validate_prints(example, index):
+    shown = {name: column(index, "rates", name) for name in ("model", "scope", "lifetime", "simulated_hit_rate")}
+    rates = {key: rate for *key, rate in zip(*shown.values(), strict=True) for key in [tuple(key)]}
+    for row in validation_table(example, ["model"]).iter_rows(named=True):
+        key = row["model"], row["scope"], row["lifetime"]
+        assert rates.pop(key) == pytest.approx(row["simulated_hit_rate"], rel=1e-5)
+    report = example.read(CACHE_REPORT, example.partitions(CACHE_REPORT.name))
+    for row in api_table(report, ["model"]).iter_rows(named=True):
+        assert rates.pop((row["model"], API_MODEL, "as marked")) == pytest.approx(row["predicted_hit_rate"], rel=1e-5)
+    assert rates == {}
 
 
 def test_the_definition_of_hit_rate_is_on_every_page(written):

@@ -128,13 +128,12 @@ def request_rows(
         .with_columns(
             pl.col("agent").fill_null(pl.col("agent_id")),
             billed_prompt_tokens=pl.sum_horizontal(_kinds("billed"), ignore_nulls=False),
-            predicted_prompt_tokens=pl.sum_horizontal(_kinds("predicted"), ignore_nulls=False),
             lost_usd=pl.col("lost_tokens") * pl.col("loss_usd_per_token"),
         )
         .with_columns(
             simulated_hit_rate=share("hit_tokens", "prompt_tokens"),
             billed_hit_rate=share("billed_read_tokens", "billed_prompt_tokens"),
-            predicted_hit_rate=share("predicted_read_tokens", "predicted_prompt_tokens"),
+            predicted_hit_rate=share("predicted_read_tokens", "context_tokens"),
             is_exact=pl.col("predicted_read_tokens") == pl.col("billed_read_tokens"),
         )
         .drop("loss_usd_per_token")
