@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
+from kv_pipeline.cli.display import console, is_narrow, print_json, print_table, showing_progress
 from kv_pipeline.reports.summary import conversation_summary, not_traced, users_without_conversations
 from kv_pipeline.runner import Inputs, RunOutcome, bring_up_to_date
 from kv_pipeline.store import Store
@@ -17,11 +17,14 @@ SHOWN_NOTICES = 20
 _COLUMNS = [
     ("conversation_id", "conversation"), ("n_requests", "requests"), ("n_subagents", "sub-agents"),
     ("prompt_tokens", "tokens"), ("simulated_hit_rate", "simulated"), ("lifetime", "lifetime"),
-    ("billed_hit_rate", "billed"), ("difference_points", "difference"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("predicted_hit_rate", "predicted"),
+    ("exact_share", "exact"),
 ]  # fmt: skip
+_SHORT_SESSION = 8
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
-    "simulated: blocks model, scope conversation."
+    "simulated: blocks model, scope conversation; predicted: API model; exact: of the requests that use caching, "
+    "the share whose read it predicts to the token."
 )
 
 
@@ -52,7 +55,8 @@ def _say_waiting() -> None:
 
 def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     out = console()
-    print_table("Conversations", conversation_summary(store), _COLUMNS, caption=DEFINITION)
+    summary = conversation_summary(store)
+    print_table("Conversations", _shortened(summary) if is_narrow() else summary, _COLUMNS, caption=DEFINITION)
     _print_not_traced(store)
     _print_notices(outcome.skipped)
     made = ", ".join(f"{asset} {n}" for asset, n in outcome.recomputed.items())
@@ -60,6 +64,12 @@ def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
     out.print("Next: kv-pipeline report --out DIR | kv-pipeline monitor | kv-pipeline export --out DIR", soft_wrap=True)
     out.print("      kv-pipeline validate | dagster dev -w workspace.yaml")
+
+
+def _shortened(summary: pl.DataFrame) -> pl.DataFrame:
+    """Conversations as short as `export --conversation-id` takes them."""
+    user, session = (pl.col("conversation_id").str.split("/").list.get(part) for part in (0, -1))
+    return summary.with_columns(conversation_id=user + "/" + session.str.slice(0, _SHORT_SESSION))
 
 
 def _print_not_traced(store: Store) -> None:
