@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
-from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
+from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
@@ -138,40 +138,67 @@ def validate(
 
 @app.command(
     epilog="Examples:  kv-pipeline export --out traces   |   kv-pipeline export --out traces --profile strict "
-    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512"
+    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512   |   "
+    "kv-pipeline export --format mooncake --out trace.jsonl   |   "
+    "kv-pipeline export --from-traces published --format parquet --out requests.parquet"
 )
 def export(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the trace files; made if missing.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for trace JSON; for other formats the file, or a folder for it.")
+    ],
     store: StoreOption = DEFAULT_STORE,
+    format: Annotated[  # noqa: A002  (named like the option)
+        Format, typer.Option("--format", help="What to write; docs/export-formats.md describes each.")
+    ] = Format.TRACE,
+    from_traces: Annotated[
+        list[Path] | None,
+        typer.Option("--from-traces", help="Trace JSON files or folders, instead of the store; may be repeated."),
+    ] = None,
     profile: Annotated[
-        Profile, typer.Option("--profile", help="upstream: kv-cache-tester; strict: AIPerf, AISimulate.")
-    ] = Profile.UPSTREAM,
-    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens a block; default the store's.")] = None,
+        Profile | None,
+        typer.Option("--profile", help="Of trace JSON; upstream: kv-cache-tester; strict: AIPerf, AISimulate."),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option("--block-size", help="Tokens a block; default mooncake 512, bailian 16, others the input's."),
+    ] = None,
     min_requests: Annotated[int, typer.Option("--min-requests", min=1, help="Leave out smaller traces.")] = 1,
     split_at_gap: Annotated[
         float | None, typer.Option("--split-at-gap", help="Split where nothing ran for SECONDS: _s1, _s2 ...")
     ] = None,
     subagents: Annotated[bool, typer.Option("--subagents/--no-subagents", help="Include sub-agents.")] = True,
     conversation_id: Annotated[
-        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation or trace; may be repeated.")
     ] = None,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", help="trace_NNNN and agent_NNN instead of ids, no times of day.")
     ] = False,
     hash_ids: Annotated[
         HashIdScope | None,
-        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; upstream global, strict local."),
+        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; strict, agentic-mooncake: local."),
     ] = None,
     absolute_timestamps: Annotated[
-        bool, typer.Option("--absolute-timestamps", help="ISO 8601 times beside the relative seconds.")
+        bool, typer.Option("--absolute-timestamps", help="Times of day beside relative seconds: trace, parquet.")
     ] = False,
+    sessions: Annotated[
+        bool, typer.Option("--sessions/--no-sessions", help="Mooncake rows say their session and delay.")
+    ] = True,
+    nested_times: Annotated[
+        NestedTimes, typer.Option("--nested-times", help="Of --from-traces: what t inside sub-agents counts from.")
+    ] = NestedTimes.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Write traces as JSON, one file a conversation."""
-    from kv_pipeline.cli.export import export_command
+    """Write traces for replay tools and simulators: trace JSON, Mooncake, Bailian, libCacheSim, Parquet.
 
+    Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
+    """
+    from kv_pipeline.cli.export import ExportInput, export_command
+
+    if profile is not None and format is not Format.TRACE:
+        raise UsageError(f"Profiles are those of trace JSON; {format} has none. Leave out --profile.")
     wanted = ExportOptions(
-        profile=profile,
+        format=format,
+        profile=profile or Profile.UPSTREAM,
         hash_ids=hash_ids,
         block_size=block_size,
         min_requests=min_requests,
@@ -179,8 +206,11 @@ def export(
         with_subagents=subagents,
         anonymize=anonymize,
         absolute_timestamps=absolute_timestamps,
+        with_sessions=sessions,
     )
-    export_command(store, out, wanted, conversation_id, as_json=as_json)
+    source = ExportInput(store, from_traces, nested_times, conversation_id)
+    if export_command(source, out, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @app.command(
