@@ -12,6 +12,7 @@ import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
 from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
+from kv_pipeline.inspection.consumers import Consumer
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
@@ -210,6 +211,28 @@ def export(
     )
     source = ExportInput(store, from_traces, nested_times, conversation_id)
     if export_command(source, out, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline inspect trace.json   |   kv-pipeline inspect traces --for aiperf   |   "
+    "kv-pipeline inspect mooncake.jsonl --json"
+)
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Trace files in any format, or folders of them.")],
+    consumer: Annotated[
+        Consumer | None, typer.Option("--for", help="Only this reader; exit code 1 unless all files are valid for it.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Show only the first N problems a reader.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in trace files, which readers take them, and if not, where and why.
+
+    Exit code 0: every file is valid for some reader, or for the one named. 1: some is not. 2: usage.
+    """
+    from kv_pipeline.cli.inspect import inspect_command
+
+    if not inspect_command(paths, consumer, limit, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 

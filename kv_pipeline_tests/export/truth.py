@@ -131,6 +131,16 @@ def assert_mooncake(path: Path, requests: list[TrueRequest], block_size: int) ->
         assert (row.delay is None) == (row.session_id not in begun)
         begun.add(row.session_id)
     assert_same_blocks([row.hash_ids for row in rows], by_model(ordered, block_size))
+    _assert_one_length([(row.hash_ids, row.input_length) for row in rows], block_size)
+
+
+def _assert_one_length(rows: list[tuple[list[int], int]], block_size: int) -> None:
+    """AIPerf makes up a block's tokens once, so a number can't stand for blocks of two lengths."""
+    lengths: dict[int, int] = {}
+    for numbers, n_tokens in rows:
+        for place, number in enumerate(numbers):
+            length = min(block_size, n_tokens - place * block_size)
+            assert 0 < length == lengths.setdefault(number, length)
 
 
 def assert_bailian(path: Path, requests: list[TrueRequest], block_size: int) -> None:
