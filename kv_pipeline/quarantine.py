@@ -1,4 +1,4 @@
-"""Damaged files of a store: found by their pages' checksums, moved aside, counted.
+"""Damaged files of a store: found by the digest that each file holds of itself, moved aside, counted.
 
     quarantine/<table>/<partition>.parquet   files that were damaged; nothing reads them
     verified.json                            file to size, time of change and inode when it was last found sound
@@ -8,10 +8,12 @@ A file that is missing is made again, so moving a damaged one aside is all that 
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 import pyarrow as pa
@@ -25,23 +27,78 @@ _VERIFIED: Final = "verified.json"
 _OTHER_FOLDERS: Final = frozenset({QUARANTINE, "state", "dagster"})
 _SUFFIX: Final = ".parquet"
 
+_MARK: Final = b"kv_pipeline digest "
+_DIGEST_LENGTH: Final = 32
+_CHUNK_BYTES: Final = 1 << 20
+_END: Final = b"PAR1"
+UNSEALED: Final = {"kv_pipeline.digest": _MARK.decode() + "0" * _DIGEST_LENGTH}
+"""Metadata that a file has to be written with before it can be sealed."""
+
 Stamp = tuple[int, int, int]
 
 
+def seal(path: Path) -> None:
+    """Write a Parquet file's digest into it, in the place that `UNSEALED` keeps for it in its footer."""
+    with path.open("r+b") as file:
+        place = _place_of_digest(file)
+        if place is None:
+            raise ValueError("the file was not written with UNSEALED among its metadata")
+        digest = _digest(file, place)
+        file.seek(place)
+        file.write(digest)
+
+
 def is_sound(path: Path) -> bool:
-    """Whether every page of a Parquet file is as it was written; a file without checksums, whether it can be read.
+    """Whether a file is, byte for byte, as it was sealed; of earlier versions' files, whether they can be read.
 
     Raises:
-        OSError: The file can't be read at all, which says nothing about what is in it.
+        OSError: The file can't be read, which says nothing about what is in it.
     """
+    with path.open("rb") as file:
+        place = _place_of_digest(file)
+        if place is not None:
+            file.seek(place)
+            return file.read(_DIGEST_LENGTH) == _digest(file, place)
+    return _is_readable(path)
+
+
+def _place_of_digest(file: BinaryIO) -> int | None:
+    """Offset of the digest; None if the file has none, or is cut off."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(_END) - 4))
+    tail = file.read()
+    footer_bytes = int.from_bytes(tail[:4], "little")
+    if tail[4:] != _END or footer_bytes > size:
+        return None
+    start = max(0, size - len(tail) - footer_bytes)
+    file.seek(start)
+    found = file.read(footer_bytes).rfind(_MARK)
+    return None if found < 0 else start + found + len(_MARK)
+
+
+def _digest(file: BinaryIO, place: int) -> bytes:
+    """Hex digest of a file's bytes, with zeros for the digest."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_LENGTH // 2)
+    file.seek(0)
+    at = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        inside = bytearray(chunk)
+        for index in range(max(place, at), min(place + _DIGEST_LENGTH, at + len(chunk))):
+            inside[index - at] = ord("0")
+        digest.update(inside)
+        at += len(chunk)
+    return digest.hexdigest().encode()
+
+
+def _is_readable(path: Path) -> bool:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 file.read_row_group(group)
     except pa.ArrowException:
         return False
     except OSError as error:
-        if error.errno is not None:  # the system's; Arrow's own say that a checksum is wrong
+        if error.errno is not None:  # the system's; Arrow's own are about what is in the file
             raise
         return False
     return True
@@ -100,6 +157,11 @@ def forget_quarantined(root: Path, wanted: Iterable[tuple[str, str]] | None = No
     if wanted is None:
         shutil.rmtree(folder, ignore_errors=True)
     return len(paths)
+
+
+def forget_verified(root: Path) -> None:
+    """Have every file verified again by the next run."""
+    (root / _VERIFIED).unlink(missing_ok=True)
 
 
 def _tables(root: Path) -> Iterator[Path]:

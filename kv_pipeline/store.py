@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pandera.errors
@@ -32,7 +32,7 @@ from kv_pipeline.atomic import locked, sync, write_bytes
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import TEMPORARY
 from kv_pipeline.processes import is_other_running
-from kv_pipeline.quarantine import is_sound, set_aside
+from kv_pipeline.quarantine import UNSEALED, is_sound, seal, set_aside
 from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
 from kv_pipeline.store_settings import Settings, opened_settings, read_settings
@@ -40,7 +40,6 @@ from kv_pipeline.store_settings import Settings, opened_settings, read_settings
 SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
 _ROW_GROUP_ROWS: Final = 65_536
-_WRITING: Final[dict[str, Any]] = {"compression": "zstd", "write_page_checksum": True}
 _UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for damaged files."""
 _held_writer_locks: set[Path] = set()
@@ -99,11 +98,11 @@ class Store:
 
     def write_many(self, model: pa.DataFrameSchema, partitions: Iterable[tuple[str, pl.DataFrame]]) -> None:
         """Put frames that `check` has passed into the store."""
-        metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode()}
+        metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode(), **UNSEALED}
         for partition, frame in partitions:
             with self.replacing(self.path(model.name, partition)) as temporary:
-                content = frame.to_arrow().replace_schema_metadata(metadata)
-                pq.write_table(content, temporary, row_group_size=_ROW_GROUP_ROWS, **_WRITING)
+                frame.write_parquet(temporary, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata)
+                seal(temporary)
 
     def write_stream(self, model: pa.DataFrameSchema, partition: str) -> contextlib.AbstractContextManager[Appender]:
         """Put a table into the store piece by piece; it appears when the block ends without an error."""
@@ -191,22 +190,9 @@ class Store:
         Raises:
             StoreError: While waiting the store was given another salt.
         """
-        if self.root in _held_writer_locks:  # this process has it already
-            yield
-            return
-        with (self.root / "writer.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait:
-                    on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with writer_lock(self.root, on_wait):
             self._check_salt()
-            _held_writer_locks.add(self.root)
-            try:
-                yield
-            finally:
-                _held_writer_locks.discard(self.root)
+            yield
 
     def _check_salt(self) -> None:
         settings = read_settings(self.root)
@@ -247,6 +233,27 @@ class Store:
 
     def _described(self, model: pa.DataFrameSchema) -> dict[str, object]:
         return {"table": model.name, **msgspec.to_builtins(self.settings)}
+
+
+@contextlib.contextmanager
+def writer_lock(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """The writer lock of the store in a folder, whatever its version; see `Store.writing`."""
+    root = root.resolve()
+    if root in _held_writer_locks:  # this process has it already
+        yield
+        return
+    with (root / "writer.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait:
+                on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _held_writer_locks.add(root)
+        try:
+            yield
+        finally:
+            _held_writer_locks.discard(root)
 
 
 class Appender:
@@ -293,12 +300,11 @@ def judge(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
 def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Iterator[Appender]:
     arrow_schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
     described = msgspec.json.encode(store._described(model))
-    with (
-        store.replacing(store.path(model.name, partition)) as temporary,
-        pq.ParquetWriter(temporary, arrow_schema, **_WRITING) as writer,
-    ):
-        writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+    with store.replacing(store.path(model.name, partition)) as temporary:
+        with pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer:
+            writer.add_key_value_metadata({"kv_pipeline": described.decode(), **UNSEALED})
+            yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+        seal(temporary)
 
 
 def _refuse_to_wait() -> None:

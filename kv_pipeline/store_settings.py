@@ -22,6 +22,7 @@ from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE, HASH_SCHEME, salted_dig
 from kv_pipeline.core.normalise import NORMALISATION
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
+from kv_pipeline.quarantine import forget_verified
 
 FORMAT_VERSION: Final = 2
 """2: segments may have lost their text, which earlier versions stop at."""
@@ -164,7 +165,7 @@ def _remove_salted(root: Path) -> None:
     folders = [path for path in root.iterdir() if path.is_dir() and path.name not in _KEPT_FOLDERS]
     for folder in sorted(folders, key=lambda path: path.name != "state"):
         shutil.rmtree(folder)
-    (root / "verified.json").unlink(missing_ok=True)
+    forget_verified(root)
 
 
 def _migrated(root: Path, settings: Settings) -> Settings:

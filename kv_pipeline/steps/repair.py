@@ -11,16 +11,18 @@ from kv_pipeline.quarantine import quarantined, verify
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, content_digest, index_database
+from kv_pipeline.steps.forget import finish_forgetting
 from kv_pipeline.steps.purge import without_content
 from kv_pipeline.store import Store
 
 
 def mend(store: Store, landing: Landing, *, thoroughly: bool = False) -> list[Path]:
-    """Set damaged files aside; returns which. Call it holding the store's writer lock.
+    """Finish removals, and set damaged files aside; returns which. Call it holding the store's writer lock.
 
     Recordings that are no longer in the landing folder get back what can be made of raw_requests: the record of what
     they say, and message_index. All other tables are made again by the assets, as anything that is missing.
     """
+    finish_forgetting(store)
     damaged = verify(store.root, thoroughly=thoroughly)
     content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
     there = set(store.partitions(MESSAGE_INDEX.name))
