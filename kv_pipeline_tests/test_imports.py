@@ -89,7 +89,16 @@ HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigato
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["analyze", "--help"]], ids=" ".join
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["export", "--help"],
+        ["analyze", "--help"],
+        ["report", "--help"],
+        ["monitor", "--help"],
+    ],
+    ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments):
     code = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
-from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
+from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
 EXIT_LEFT_OUT = 1
+EXIT_UNDER_LIMIT = 1
 EXIT_USAGE = 2
 
 app = typer.Typer(
@@ -35,8 +37,13 @@ DropLostOption = Annotated[
     bool, typer.Option("--drop-lost", help="Go on although recordings that are no longer there would be lost.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+<<<<<<< HEAD
 InboxOption = Annotated[
     Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+=======
+PricesOption = Annotated[
+    Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
+>>>>>>> main
 ]
 DEFAULT_STORE = Path("data/store")
 DEFAULT_INBOX = Path("data/landing")
@@ -124,50 +131,90 @@ def list_conversations(
     list_command(store, sort.value, limit, as_json=as_json)
 
 
-@app.command(epilog="Example:  kv-pipeline validate --json | jq .fleet")
-def validate(store: StoreOption = DEFAULT_STORE, limit: LimitOption = None, as_json: JsonOption = False) -> None:
-    """Compare simulated with billed cache reads: per conversation, per model and for the fleet, every scope."""
+@app.command(
+    epilog="Examples:  kv-pipeline validate --json | jq .api.fleet   |   kv-pipeline validate --shared-prefixes"
+)
+def validate(
+    store: StoreOption = DEFAULT_STORE,
+    limit: LimitOption = None,
+    shared_prefixes: Annotated[
+        bool, typer.Option("--shared-prefixes", help="API model: everybody reads the tools and system anybody wrote.")
+    ] = False,
+    collapse_tool_runs: Annotated[
+        datetime | None,
+        typer.Option("--collapse-tool-runs-since", help="API model: from this day on, a run of tool blocks is one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare simulated with billed cache reads, of both models: per conversation, per model and for the fleet."""
     from kv_pipeline.cli.tables import validate_command
 
-    validate_command(store, limit, as_json=as_json)
+    validate_command(store, limit, shares_prefixes=shared_prefixes, collapses_since=collapse_tool_runs, as_json=as_json)
 
 
 @app.command(
     epilog="Examples:  kv-pipeline export --out traces   |   kv-pipeline export --out traces --profile strict "
-    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512"
+    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512   |   "
+    "kv-pipeline export --format mooncake --out trace.jsonl   |   "
+    "kv-pipeline export --from-traces published --format parquet --out requests.parquet"
 )
 def export(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the trace files; made if missing.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for trace JSON; for other formats the file, or a folder for it.")
+    ],
     store: StoreOption = DEFAULT_STORE,
+    format: Annotated[  # noqa: A002  (named like the option)
+        Format, typer.Option("--format", help="What to write; docs/export-formats.md describes each.")
+    ] = Format.TRACE,
+    from_traces: Annotated[
+        list[Path] | None,
+        typer.Option("--from-traces", help="Trace JSON files or folders, instead of the store; may be repeated."),
+    ] = None,
     profile: Annotated[
-        Profile, typer.Option("--profile", help="upstream: kv-cache-tester; strict: AIPerf, AISimulate.")
-    ] = Profile.UPSTREAM,
-    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens a block; default the store's.")] = None,
+        Profile | None,
+        typer.Option("--profile", help="Of trace JSON; upstream: kv-cache-tester; strict: AIPerf, AISimulate."),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option("--block-size", help="Tokens a block; default mooncake 512, bailian 16, others the input's."),
+    ] = None,
     min_requests: Annotated[int, typer.Option("--min-requests", min=1, help="Leave out smaller traces.")] = 1,
     split_at_gap: Annotated[
         float | None, typer.Option("--split-at-gap", help="Split where nothing ran for SECONDS: _s1, _s2 ...")
     ] = None,
     subagents: Annotated[bool, typer.Option("--subagents/--no-subagents", help="Include sub-agents.")] = True,
     conversation_id: Annotated[
-        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation or trace; may be repeated.")
     ] = None,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", help="trace_NNNN and agent_NNN instead of ids, no times of day.")
     ] = False,
     hash_ids: Annotated[
         HashIdScope | None,
-        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; upstream global, strict local."),
+        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; strict, agentic-mooncake: local."),
     ] = None,
     absolute_timestamps: Annotated[
-        bool, typer.Option("--absolute-timestamps", help="ISO 8601 times beside the relative seconds.")
+        bool, typer.Option("--absolute-timestamps", help="Times of day beside relative seconds: trace, parquet.")
     ] = False,
+    sessions: Annotated[
+        bool, typer.Option("--sessions/--no-sessions", help="Mooncake rows say their session and delay.")
+    ] = True,
+    nested_times: Annotated[
+        NestedTimes, typer.Option("--nested-times", help="Of --from-traces: what t inside sub-agents counts from.")
+    ] = NestedTimes.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Write traces as JSON, one file a conversation."""
-    from kv_pipeline.cli.export import export_command
+    """Write traces for replay tools and simulators: trace JSON, Mooncake, Bailian, libCacheSim, Parquet.
 
+    Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
+    """
+    from kv_pipeline.cli.export import ExportInput, export_command
+
+    if profile is not None and format is not Format.TRACE:
+        raise UsageError(f"Profiles are those of trace JSON; {format} has none. Leave out --profile.")
     wanted = ExportOptions(
-        profile=profile,
+        format=format,
+        profile=profile or Profile.UPSTREAM,
         hash_ids=hash_ids,
         block_size=block_size,
         min_requests=min_requests,
@@ -175,8 +222,11 @@ def export(
         with_subagents=subagents,
         anonymize=anonymize,
         absolute_timestamps=absolute_timestamps,
+        with_sessions=sessions,
     )
-    export_command(store, out, wanted, conversation_id, as_json=as_json)
+    source = ExportInput(store, from_traces, nested_times, conversation_id)
+    if export_command(source, out, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @app.command(
@@ -285,3 +335,65 @@ def demo(
     from kv_pipeline.cli.demo import demo_command
 
     demo_command(out, preset, seed)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline report --out report   |   kv-pipeline report --out report --png --kv-model "
+    "llama-3.1-70b   |   kv-pipeline report --text"
+)
+def report(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pages; made if missing.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    conversation_id: Annotated[
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="The main figures as pictures, too.")] = False,
+    content_reuse: Annotated[
+        bool, typer.Option("--content-reuse", help="Count tokens seen before elsewhere in a prompt, too; takes longer.")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
+    prices: PricesOption = None,
+    kv_model: Annotated[
+        str | None, typer.Option("--kv-model", help="Model whose KV cache is counted in GB (llama-3.1-70b).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an offline HTML page of the fleet and one per conversation, or print the statistics."""
+    if out is None and not text:
+        raise UsageError("Name a folder for the pages with --out, or print statistics with --text.")
+    if as_json and text:
+        raise UsageError("--json and --text exclude each other; `kv-pipeline validate --json` has rates for machines.")
+    from kv_pipeline.cli.report import options_of, report_command
+
+    options = options_of(prices, kv_model, with_png=png, with_content_reuse=content_reuse)
+    report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline monitor --days 7   |   kv-pipeline monitor --user ada --export cache.json   |   "
+    "kv-pipeline monitor --fail-under 80"
+)
+def monitor(
+    store: StoreOption = DEFAULT_STORE,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Only the last N days.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only from this date or time on, UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only up to this date or time, UTC.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's conversations.")] = None,
+    prices: PricesOption = None,
+    export_file: Annotated[Path | None, typer.Option("--export", help="Write the report as JSON, too.")] = None,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", help="Exit with 1 if the hit rate is lower: 0.8 or 80.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how well caching works, what it saves, and what to do about losses.
+
+    Exit code 0: fine. 1: the hit rate is under --fail-under. 2: usage.
+    """
+    from datetime import UTC, datetime
+
+    from kv_pipeline.cli.monitor import monitor_command, period_of
+
+    period = period_of(days, since, until, datetime.now(UTC))
+    if monitor_command(store, period, user, prices, export_file, fail_under, as_json=as_json):
+        raise typer.Exit(EXIT_UNDER_LIMIT)

@@ -76,7 +76,8 @@ def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     out.print(f"Recomputed partitions: {made}." if made else "Everything was up to date.")
     _print_absent(outcome)
     out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
-    out.print("Next: kv-pipeline validate | kv-pipeline export --out DIR | dagster dev -w workspace.yaml")
+    out.print("Next: kv-pipeline report --out DIR | kv-pipeline monitor | kv-pipeline export --out DIR", soft_wrap=True)
+    out.print("      kv-pipeline validate | dagster dev -w workspace.yaml")
 
 
 def _print_absent(outcome: RunOutcome) -> None:

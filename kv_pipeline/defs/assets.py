@@ -16,13 +16,14 @@ from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range, keys_of_run
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import InputError, StoreError
-from kv_pipeline.schemas import blocks, requests
+from kv_pipeline.reports.pictures import summary_markdown
+from kv_pipeline.schemas import blocks, explanations, requests
 from kv_pipeline.schemas import conversations as conversation_tables
 from kv_pipeline.steps import conversations as steps
 from kv_pipeline.steps import plan, versions
 from kv_pipeline.steps.databases import index_database, ingest_database
-from kv_pipeline.steps.fleet import roll_up
-from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user
+from kv_pipeline.steps.fleet import FLEET, roll_up
+from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user, user_databases
 from kv_pipeline.store import Store
 
 
@@ -219,14 +220,27 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
     keys = _indexed(store, keys_of_run(context))
     made = steps.validate_conversations(store, keys, progress.counter("validation_report", len(keys)))
     summary = roll_up(store)
+    users = sorted({key.partition("/")[0] for key in keys})
     report = store.read(blocks.VALIDATION_REPORT, keys)
+    if summary.height:
+        # On one partition, the run's last: Dagster repeats what a result says in the event of every partition.
+        pictures = {"figures": dg.MetadataValue.md(summary_markdown(store))}
+        context.add_asset_metadata(pictures, partition_key=keys[-1])
     return dg.MaterializeResult(
         metadata={
             **row_counts(store, blocks.VALIDATION_REPORT, keys, made.n_rows),
             "fleet_conversations": summary["conversation_id"].n_unique(),
         },
         check_results=[
-            checks.schema_result(store, [blocks.VALIDATION_REPORT], keys),
+            checks.schema_result(
+                store,
+                [blocks.VALIDATION_REPORT],
+                keys,
+                (blocks.VALIDATION_SUMMARY, [FLEET]),
+                (explanations.CACHE_REPORT, users),
+                (explanations.WHAT_IF, users),
+                (explanations.CONTENT_BLOCKS, [key for user in users for key in user_databases(store, user)]),
+            ),
             checks.billed_ratio(report),
             checks.hits_within_input(report),
         ],

@@ -15,6 +15,7 @@ from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.steps.fleet import FLEET
 from kv_pipeline.steps.index import conversations
 from kv_pipeline.steps.plan import traced
+from kv_pipeline.steps.simulation import AS_DOCUMENTED, ModelOptions, report_frame, simulate
 from kv_pipeline.store import Store
 
 HEADLINE_SCOPE: Final = "conversation"
@@ -71,13 +72,13 @@ def validation_table(store: Store, by: list[str]) -> pl.DataFrame:
     return with_rates(_summary(store).group_by(keys).agg(pl.col(_SUMS).sum())).sort(keys)
 
 
-def api_table(store: Store, by: list[str]) -> pl.DataFrame:
+def api_table(report: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """The API model's predictions against the bill, of requests that use caching and were billed.
 
     The bill says how long a prompt is; the model only says how much of it is read, so both rates share a denominator.
 
     Args:
-        store: The store.
+        report: Rows of CACHE_REPORT.
         by: Columns to group by: conversation_id, model, or none for the fleet.
 
     Returns:
@@ -93,8 +94,7 @@ def api_table(store: Store, by: list[str]) -> pl.DataFrame:
         is_exact.sum().alias("n_exact"),
     ]
     billed = (
-        store.read(CACHE_REPORT, store.partitions(CACHE_REPORT.name))
-        .filter("uses_caching")
+        report.filter("uses_caching")
         .with_columns(billed_prompt_tokens=pl.sum_horizontal([f"billed_{kind}_tokens" for kind in kinds]))
         .drop_nulls("billed_read_tokens")
     )
@@ -106,6 +106,13 @@ def api_table(store: Store, by: list[str]) -> pl.DataFrame:
         difference_points=((rate["predicted"] - rate["billed"]) * 100).fill_nan(0.0),
         exact_share=(pl.col("n_exact") / pl.col("n_requests")).fill_nan(0.0),
     ).drop("n_exact")
+
+
+def cache_report(store: Store, options: ModelOptions = AS_DOCUMENTED) -> pl.DataFrame:
+    """CACHE_REPORT of everybody: what the store has, or simulated now with other options."""
+    if options == AS_DOCUMENTED:
+        return store.read(CACHE_REPORT, store.partitions(CACHE_REPORT.name))
+    return report_frame(simulate(store, store.partitions(CONVERSATIONS.name), options))
 
 
 def with_rates(sums: pl.DataFrame) -> pl.DataFrame:

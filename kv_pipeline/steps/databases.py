@@ -30,7 +30,7 @@ PURGED_STATE: Final = "purged"
 """Databases whose segments may have lost their text: where others need not be looked at."""
 
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
-_DAMAGED_ROW: Final = "damaged_row"
+_DAMAGED_ROWS: Final = frozenset({"damaged_row", "broken_line", "unfinished_line"})
 
 
 class _LostRowsError(Exception):
@@ -84,7 +84,7 @@ def _read(store: Store, file: DatabaseFile, emit: Callable[[pl.DataFrame], None]
 
 
 def _is_damage(skip: Skip) -> bool:
-    return skip.is_left_out and (skip.row is None or skip.reason == _DAMAGED_ROW)
+    return skip.is_left_out and (skip.row is None or skip.reason in _DAMAGED_ROWS)
 
 
 def _has_lost_rows(store: Store, database_id: str, requests: pl.DataFrame) -> bool:

@@ -40,7 +40,7 @@ class LoadedSegments(NamedTuple):
         return RequestSegments(
             None if tools is None else number[tools],
             None if system is None else number[system],
-            tuple([number[index] for index in messages]),
+            tuple(map(number.__getitem__, messages)),
         )
 
     def estimated_tokens(self, segments: RequestSegments) -> int:

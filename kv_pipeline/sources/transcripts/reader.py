@@ -29,7 +29,8 @@ MAIN_AGENT: Final = "main"
 _SYNTHETIC_MODEL: Final = "<synthetic>"
 _AGENT_FOLDER: Final = "subagents"
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-_WANTED: Final = (b'"assistant"', b'"compact_boundary"', b'"toolUseResult"', b'"fork-context-ref"', b'"user"')
+# By how early they are found: most lines are these two, and name themselves near their beginning.
+_WANTED: Final = (b'"user"', b'"assistant"', b'"toolUseResult"', b'"compact_boundary"', b'"fork-context-ref"')
 
 
 class AnswerRecord(NamedTuple):
