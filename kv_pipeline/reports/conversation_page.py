@@ -144,9 +144,9 @@ def conversation_frames(
     names = requests.select("request_index", "agent")
     names_of_agents = requests.select("agent_id", "agent").unique()
     return {
-        "requests": requests.select(_SHOWN).with_columns(
-            cause=pl.when(pl.col("lost_tokens") > 0).then(pl.col("cause").str.replace_all("_", " "))
-        ),
+        "requests": requests.join(_section_ends(conversation), on="request_index", maintain_order="left")
+        .select(*_SHOWN, "tools_end_block", "system_end_block")
+        .with_columns(cause=pl.when(pl.col("lost_tokens") > 0).then(pl.col("cause").str.replace_all("_", " "))),
         "rectangles": rectangles.join(names, on="request_index", maintain_order="left"),
         "causes": causes(requests),
         "agents": totals(requests, ["agent"]),
@@ -156,6 +156,12 @@ def conversation_frames(
         "working_set": working_set_frame(reuse),
         **curve_frames([reuse], conversation.lifetime, kv_bytes_per_token),
     }
+
+
+def _section_ends(conversation: Conversation) -> pl.DataFrame:
+    """Per request the block positions, with fractions, where its tools and its system prompt end."""
+    tools, system = (pl.col(f"{name}_tokens") / conversation.block_size for name in ("tools", "system"))
+    return conversation.blocks.select("request_index", tools_end_block=tools, system_end_block=tools + system)
 
 
 def conversation_page(

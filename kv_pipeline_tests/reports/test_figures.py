@@ -120,7 +120,7 @@ def test_figures_without_anything_to_show_are_told():
 
 def test_states_of_figure_and_frame_are_the_same():
     assert tuple(STATES) == frames_of_timeline.STATES
-    assert timeline.TIMELINE.frames == ("rectangles",)
+    assert timeline.TIMELINE.frames[0] == "rectangles"
 
 
 def test_rows_have_no_nan_and_times_as_text():

@@ -33,7 +33,7 @@ _RIGHT: Final = "datum.request_index + 0.5 + (last_request - first_request) * 0.
 _CASES: Final = " : ".join(f"datum.state == '{state}' ? '{label}'" for state, (label, _) in STATES.items())
 
 
-def _timeline() -> alt.Chart:
+def _timeline() -> alt.LayerChart:
     labels, colours = (list(part) for part in zip(*STATES.values(), strict=True))
     shown = alt.selection_point(name="series_shown", fields=["what"], bind="legend")
     rectangles = (
@@ -58,7 +58,20 @@ def _timeline() -> alt.Chart:
         )
         .add_params(shown)
     )  # fmt: skip
-    return rectangles.properties(height=380)
+    return (rectangles + _section_ends()).properties(height=380)
+
+
+def _section_ends() -> alt.Chart:
+    """Where tools and system end: a change below a line costs everything above it."""
+    ends = alt.Chart(alt.NamedData("requests")).transform_fold(
+        ["tools_end_block", "system_end_block"], as_=["section", "end_block"]
+    )
+    return (
+        in_view(of_agent(ends))
+        .transform_calculate(left="datum.request_index - 0.5", right=_RIGHT)
+        .mark_rule(color="white", opacity=0.8, strokeWidth=1, tooltip=None)
+        .encode(x=_edge("left"), x2="right:Q", y="end_block:Q")
+    )
 
 
 def _edge(field: str) -> alt.X:
@@ -71,6 +84,7 @@ TIMELINE: Final = Figure(
     "block_timeline", "Block timeline",
     "A column per request, the prompt from bottom to top in blocks of tokens. Compared with the agent's request "
     "before, a block was kept, changed, added or dropped; whether it was still cached is the blocks model's "
-    "answer, scope conversation. All that is not green or purple had to be computed anew.",
-    ("rectangles",), _timeline, is_linked=True, is_wide=True,
+    "answer, scope conversation. All that is not green or purple had to be computed anew. "
+    "White lines: the ends of tools and system.",
+    ("rectangles", "requests"), _timeline, is_linked=True, is_wide=True,
 )  # fmt: skip
