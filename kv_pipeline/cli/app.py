@@ -37,13 +37,11 @@ DropLostOption = Annotated[
     bool, typer.Option("--drop-lost", help="Go on although recordings that are no longer there would be lost.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
-<<<<<<< HEAD
 InboxOption = Annotated[
     Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
-=======
+]
 PricesOption = Annotated[
     Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
->>>>>>> main
 ]
 DEFAULT_STORE = Path("data/store")
 DEFAULT_INBOX = Path("data/landing")
