@@ -34,11 +34,18 @@ StoreOption = Annotated[
     Path, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store; made if missing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
+DropLostOption = Annotated[
+    bool, typer.Option("--drop-lost", help="Go on although recordings that are no longer there would be lost.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+InboxOption = Annotated[
+    Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+]
 PricesOption = Annotated[
     Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
 ]
 DEFAULT_STORE = Path("data/store")
+DEFAULT_INBOX = Path("data/landing")
 
 
 class SortKey(StrEnum):
@@ -79,10 +86,7 @@ def run(
         list[Path] | None,
         typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
     ] = None,
-    inbox: Annotated[
-        Path,
-        typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
-    ] = Path("data/landing"),
+    inbox: InboxOption = DEFAULT_INBOX,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -90,16 +94,26 @@ def run(
     keep_billing_header: Annotated[
         bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the store first; damaged ones are made again.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make everything again, also of a store that an older version made.")
+    ] = False,
+    drop_lost: DropLostOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
 
     Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
     """
-    from kv_pipeline.cli.run import run_command
+    from kv_pipeline.cli.run import RunOptions, run_command
 
     keep = True if keep_billing_header else None
-    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+    wanted = RunOptions(
+        block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
+    )
+    if run_command(inbox, tuple(paths or ()), store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -271,6 +285,60 @@ def analyze(
         limit=limit,
     )
     if analyze_command(paths, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(epilog="Examples:  kv-pipeline purge --older-than 30   |   kv-pipeline purge --all --user ada")
+def purge(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Content that no request of the last DAYS contains.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All content, however new.")] = False,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's content.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove content from the store; traces, reports and everything else that was made of it stay."""
+    from kv_pipeline.cli.retention import purge_command
+
+    purge_command(store, inbox, older_than, user, everything=everything, as_json=as_json)
+
+
+@app.command(epilog="Example:  kv-pipeline forget ada --exports traces --exports reports")
+def forget(
+    user: Annotated[str, typer.Argument(help="User to remove, as `kv-pipeline list` names them.")],
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    exports: Annotated[
+        list[Path] | None, typer.Option("--exports", help="Folder of traces or reports; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove one user from every table, from Dagster's history, and from exports.
+
+    Exit code 1: something of them is left where this command doesn't reach, such as the landing folder; it says what.
+    """
+    from kv_pipeline.cli.retention import forget_command
+
+    if forget_command(store, inbox, user, exports or [], as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(name="rotate-salt", epilog="Example:  kv-pipeline rotate-salt --inbox INBOX --store STORE")
+def rotate_salt(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    drop_lost: DropLostOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the store's salt and make everything again from the landing folder.
+
+    With KV_PIPELINE_SALT, set it to the new salt first. Exit code 1: something could not be made again.
+    """
+    from kv_pipeline.cli.retention import rotate_command
+
+    if rotate_command(store, inbox, drop_lost=drop_lost, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 

@@ -4,6 +4,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Optional
 
 import dagster as dg
 import polars as pl
@@ -98,6 +99,7 @@ class IndexConfig(dg.Config):
     """What to index."""
 
     all_users: bool = Field(default=False, description="Index every user again, not only those with changes.")
+    users: Optional[list[str]] = Field(default=None, description="Of those with changes only these; all if not given.")  # noqa: UP045
 
 
 @dg.asset(
@@ -121,7 +123,8 @@ def conversation_index(
     The columns below are those of the table of conversations.
     """
     store, landing = pipeline.open_store(), pipeline.landing()
-    users = landing.users if config.all_users else plan.stale_users(store, landing)
+    stale = landing.users if config.all_users else plan.stale_users(store, landing)
+    users = [user for user in stale if config.users is None or user in config.users]
     advance = progress.counter("conversation_index", len(users))
     notices = Counter(skip.reason for skip in landing.skips)
     for user in users:
@@ -135,6 +138,7 @@ def conversation_index(
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
+            "recordings_not_in_landing": len(plan.not_in_landing(store, landing)),
             **notice_counts(notices),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
