@@ -91,7 +91,15 @@ HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigato
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["export", "--help"], ["analyze", "--help"], ["inspect", "--help"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["export", "--help"],
+        ["analyze", "--help"],
+        ["report", "--help"],
+        ["monitor", "--help"],
+        ["inspect", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
 EXIT_LEFT_OUT = 1
+EXIT_UNDER_LIMIT = 1
 EXIT_USAGE = 2
 
 app = typer.Typer(
@@ -32,8 +34,18 @@ StoreOption = Annotated[
     Path, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store; made if missing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
+DropLostOption = Annotated[
+    bool, typer.Option("--drop-lost", help="Go on although recordings that are no longer there would be lost.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+InboxOption = Annotated[
+    Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+]
+PricesOption = Annotated[
+    Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
+]
 DEFAULT_STORE = Path("data/store")
+DEFAULT_INBOX = Path("data/landing")
 
 
 class SortKey(StrEnum):
@@ -74,10 +86,7 @@ def run(
         list[Path] | None,
         typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
     ] = None,
-    inbox: Annotated[
-        Path,
-        typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
-    ] = Path("data/landing"),
+    inbox: InboxOption = DEFAULT_INBOX,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -85,16 +94,26 @@ def run(
     keep_billing_header: Annotated[
         bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the store first; damaged ones are made again.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make everything again, also of a store that an older version made.")
+    ] = False,
+    drop_lost: DropLostOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
 
     Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
     """
-    from kv_pipeline.cli.run import run_command
+    from kv_pipeline.cli.run import RunOptions, run_command
 
     keep = True if keep_billing_header else None
-    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+    wanted = RunOptions(
+        block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
+    )
+    if run_command(inbox, tuple(paths or ()), store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -111,12 +130,25 @@ def list_conversations(
     list_command(store, sort.value, limit, as_json=as_json)
 
 
-@app.command(epilog="Example:  kv-pipeline validate --json | jq .fleet")
-def validate(store: StoreOption = DEFAULT_STORE, limit: LimitOption = None, as_json: JsonOption = False) -> None:
-    """Compare simulated with billed cache reads: per conversation, per model and for the fleet, every scope."""
+@app.command(
+    epilog="Examples:  kv-pipeline validate --json | jq .api.fleet   |   kv-pipeline validate --shared-prefixes"
+)
+def validate(
+    store: StoreOption = DEFAULT_STORE,
+    limit: LimitOption = None,
+    shared_prefixes: Annotated[
+        bool, typer.Option("--shared-prefixes", help="API model: everybody reads the tools and system anybody wrote.")
+    ] = False,
+    collapse_tool_runs: Annotated[
+        datetime | None,
+        typer.Option("--collapse-tool-runs-since", help="API model: from this day on, a run of tool blocks is one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare simulated with billed cache reads, of both models: per conversation, per model and for the fleet."""
     from kv_pipeline.cli.tables import validate_command
 
-    validate_command(store, limit, as_json=as_json)
+    validate_command(store, limit, shares_prefixes=shared_prefixes, collapses_since=collapse_tool_runs, as_json=as_json)
 
 
 @app.command(
@@ -256,6 +288,60 @@ def analyze(
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
+@app.command(epilog="Examples:  kv-pipeline purge --older-than 30   |   kv-pipeline purge --all --user ada")
+def purge(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Content that no request of the last DAYS contains.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All content, however new.")] = False,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's content.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove content from the store; traces, reports and everything else that was made of it stay."""
+    from kv_pipeline.cli.retention import purge_command
+
+    purge_command(store, inbox, older_than, user, everything=everything, as_json=as_json)
+
+
+@app.command(epilog="Example:  kv-pipeline forget ada --exports traces --exports reports")
+def forget(
+    user: Annotated[str, typer.Argument(help="User to remove, as `kv-pipeline list` names them.")],
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    exports: Annotated[
+        list[Path] | None, typer.Option("--exports", help="Folder of traces or reports; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove one user from every table, from Dagster's history, and from exports.
+
+    Exit code 1: something of them is left where this command doesn't reach, such as the landing folder; it says what.
+    """
+    from kv_pipeline.cli.retention import forget_command
+
+    if forget_command(store, inbox, user, exports or [], as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(name="rotate-salt", epilog="Example:  kv-pipeline rotate-salt --inbox INBOX --store STORE")
+def rotate_salt(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    drop_lost: DropLostOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the store's salt and make everything again from the landing folder.
+
+    With KV_PIPELINE_SALT, set it to the new salt first. Exit code 1: something could not be made again.
+    """
+    from kv_pipeline.cli.retention import rotate_command
+
+    if rotate_command(store, inbox, drop_lost=drop_lost, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
 @app.command(epilog="Example:  kv-pipeline demo --out data/landing")
 def demo(
     out: Annotated[
@@ -270,3 +356,65 @@ def demo(
     from kv_pipeline.cli.demo import demo_command
 
     demo_command(out, preset, seed)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline report --out report   |   kv-pipeline report --out report --png --kv-model "
+    "llama-3.1-70b   |   kv-pipeline report --text"
+)
+def report(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pages; made if missing.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    conversation_id: Annotated[
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="The main figures as pictures, too.")] = False,
+    content_reuse: Annotated[
+        bool, typer.Option("--content-reuse", help="Count tokens seen before elsewhere in a prompt, too; takes longer.")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
+    prices: PricesOption = None,
+    kv_model: Annotated[
+        str | None, typer.Option("--kv-model", help="Model whose KV cache is counted in GB (llama-3.1-70b).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an offline HTML page of the fleet and one per conversation, or print the statistics."""
+    if out is None and not text:
+        raise UsageError("Name a folder for the pages with --out, or print statistics with --text.")
+    if as_json and text:
+        raise UsageError("--json and --text exclude each other; `kv-pipeline validate --json` has rates for machines.")
+    from kv_pipeline.cli.report import options_of, report_command
+
+    options = options_of(prices, kv_model, with_png=png, with_content_reuse=content_reuse)
+    report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline monitor --days 7   |   kv-pipeline monitor --user ada --export cache.json   |   "
+    "kv-pipeline monitor --fail-under 80"
+)
+def monitor(
+    store: StoreOption = DEFAULT_STORE,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Only the last N days.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only from this date or time on, UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only up to this date or time, UTC.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's conversations.")] = None,
+    prices: PricesOption = None,
+    export_file: Annotated[Path | None, typer.Option("--export", help="Write the report as JSON, too.")] = None,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", help="Exit with 1 if the hit rate is lower: 0.8 or 80.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how well caching works, what it saves, and what to do about losses.
+
+    Exit code 0: fine. 1: the hit rate is under --fail-under. 2: usage.
+    """
+    from datetime import UTC, datetime
+
+    from kv_pipeline.cli.monitor import monitor_command, period_of
+
+    period = period_of(days, since, until, datetime.now(UTC))
+    if monitor_command(store, period, user, prices, export_file, fail_under, as_json=as_json):
+        raise typer.Exit(EXIT_UNDER_LIMIT)

@@ -12,7 +12,7 @@ import polars as pl
 from kv_pipeline.core.paths import PrefixReferences
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import encoder
-from kv_pipeline.errors import StoreError, UsageError
+from kv_pipeline.errors import StoreError
 from kv_pipeline.export.analysis import trace_analysis
 from kv_pipeline.export.options import ExportOptions
 from kv_pipeline.export.pieces import Json, Piece, coarser
@@ -21,6 +21,7 @@ from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATIONS
 from kv_pipeline.steps.conversations import user_requests
 from kv_pipeline.steps.segments import load_segments
+from kv_pipeline.steps.selection import selected_conversations
 from kv_pipeline.steps.tokenizing import tokenize_conversation
 from kv_pipeline.store import Store
 
@@ -43,8 +44,7 @@ class StoreConversations:
 
     def __init__(self, store: Store, block_size: int, wanted: Sequence[str] | None = None) -> None:
         self._store, self._block_size = store, block_size
-        known = store.partitions(TRACES.name)
-        self.names: Sequence[str] = known if wanted is None else sorted({_named(known, name) for name in wanted})
+        self.names: Sequence[str] = selected_conversations(store, wanted)
 
     @cached_property
     def _starts_s(self) -> dict[str, float]:
@@ -88,17 +88,6 @@ class StoreConversations:
     def analysis(self, piece: Piece, options: ExportOptions) -> Json:
         """Counts and rates of the requests."""
         return trace_analysis(self._store, piece.conversation_id, piece.requests, piece.agents, options)
-
-
-def _named(known: Sequence[str], name: str) -> str:
-    """The conversation that a full id, a session id or the unambiguous beginning of a session id names."""
-    if name in known:
-        return name
-    found = [key for key in known if key.partition("/")[2].startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    what = f"There is no conversation {name!r}" if not found else f"{len(found)} conversations begin with {name!r}"
-    raise UsageError(f"{what}. `kv-pipeline list` shows those there are.")
 
 
 def _references(blocks: pl.DataFrame) -> PrefixReferences:

@@ -142,6 +142,15 @@ def test_the_same_tokens_in_other_sections_are_the_same_blocks():
     assert (second.prefix_request, second.shared_blocks, second.new_hashes) == (0, first.n_blocks, [])
 
 
+def test_a_request_that_branches_off_refers_to_the_one_it_leaves():
+    shared, other = {"role": "assistant", "content": "shared"}, {"content": "other first key", "role": "user"}
+    bodies = [body(USER), body(USER, shared, USER), body(USER, shared, other)]
+    first, second, branch = Hashed(bodies, 1).blocks
+    assert branch.prefix_request == 1
+    assert first.n_blocks < branch.shared_blocks < second.n_blocks
+    assert_as_defined(bodies, 1)
+
+
 def test_a_growing_conversation_is_tokenised_once():
     encoded = []
 
