@@ -12,6 +12,7 @@ import msgspec
 from kv_pipeline.errors import Skip
 from kv_pipeline.names import printable, safe_name
 from kv_pipeline.sources import lines
+from kv_pipeline.sources.lenient import decode_leniently
 from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
     AgentInput,
@@ -21,7 +22,6 @@ from kv_pipeline.sources.transcripts.records import (
     ContentBlock,
     Record,
     decode_blocks,
-    decode_leniently,
     decode_record,
 )
 
