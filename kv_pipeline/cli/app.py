@@ -66,7 +66,8 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
-    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl"
+    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl   |   "
+    "kv-pipeline run --projects ~/.claude/projects"
 )
 def run(
     paths: Annotated[
@@ -77,6 +78,10 @@ def run(
         Path,
         typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
     ] = Path("data/landing"),
+    projects: Annotated[
+        list[Path] | None,
+        typer.Option("--projects", help="Folder of transcripts, as a path above; needs no proxy. May be repeated."),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -93,7 +98,8 @@ def run(
     from kv_pipeline.cli.run import run_command
 
     keep = True if keep_billing_header else None
-    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+    given = (*(paths or ()), *(projects or ()))
+    if run_command(inbox, given, store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 

@@ -17,11 +17,12 @@ SHOWN_NOTICES = 20
 _COLUMNS = [
     ("conversation_id", "conversation"), ("n_requests", "requests"), ("n_subagents", "sub-agents"),
     ("prompt_tokens", "tokens"), ("simulated_hit_rate", "simulated"), ("lifetime", "lifetime"),
-    ("billed_hit_rate", "billed"), ("difference_points", "difference"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("n_approximate", "approximate"),
 ]  # fmt: skip
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
-    "simulated: blocks model, scope conversation."
+    "simulated: blocks model, scope conversation. approximate: requests put together from transcripts, tools and system "
+    "prompt unseen."
 )
 
 

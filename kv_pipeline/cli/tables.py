@@ -22,6 +22,7 @@ _LIST_COLUMNS = [
     ("user_id", "user"), ("session_id", "session"), ("n_requests", "requests"),
     ("first_request_at_utc", "first request"), ("last_request_at_utc", "last request"),
     ("models", "models"), ("n_agents", "agents"), ("subagent_types", "sub-agent types"), ("match_rate", "matched"),
+    ("n_rebuilt", "rebuilt"), ("n_approximate", "approximate"),
 ]  # fmt: skip
 _RATE_COLUMNS = [
     ("scope", "scope"), ("lifetime", "lifetime"), ("n_requests", "requests"), ("simulated_hit_rate", "simulated"),

@@ -54,9 +54,11 @@ def conversation_summary(store: Store) -> pl.DataFrame:
     )
     columns = ["conversation_id", "lifetime", "prompt_tokens", "billed_prompt_tokens", "simulated_hit_rate",
                "billed_hit_rate", "difference_points"]  # fmt: skip
-    return listed.select("conversation_id", "user_id", "n_requests", "n_subagents", "n_compactions", "match_rate").join(
-        rates.select(columns), on="conversation_id", how="left", maintain_order="left"
-    )
+    shown = listed.select(
+        "conversation_id", "user_id", "n_requests", "n_rebuilt", "n_approximate", "n_subagents", "n_compactions",
+        "match_rate",
+    )  # fmt: skip
+    return shown.join(rates.select(columns), on="conversation_id", how="left", maintain_order="left")
 
 
 def validation_table(store: Store, by: list[str]) -> pl.DataFrame:

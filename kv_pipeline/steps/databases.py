@@ -67,7 +67,7 @@ def _ingest(store: Store, file: DatabaseFile) -> Recording:
         if any(map(_is_damage, content.skips)) and _has_lost_rows(store, file.database_id, content.requests):
             raise _LostRowsError(content)
     store.write(RAW_REQUESTS, file.database_id, content.requests)
-    store.update_state(CONTENT_STATE, {file.database_id: _content_digest(content.requests)})
+    store.update_state(CONTENT_STATE, {file.database_id: content_digest(content.requests)})
     return content
 
 
@@ -102,6 +102,7 @@ def write_skips(store: Store, partition: str, skips: Iterable[Skip]) -> None:
     store.write(SKIPPED_INPUT, partition, frame_of(SKIPPED_INPUT, rows))
 
 
-def _content_digest(requests: pl.DataFrame) -> str:
+def content_digest(requests: pl.DataFrame) -> str:
+    """Changes when anything that a database's rows say does."""
     columns = requests.select("row_id", "row_digest").to_numpy()
     return hashlib.blake2b(columns.tobytes(), digest_size=16).hexdigest()

@@ -19,6 +19,7 @@ from kv_pipeline.steps.databases import (
 from kv_pipeline.steps.explain import stale_reports
 from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
 from kv_pipeline.steps.index import INDEX_MODELS, INDEX_STATE, conversations, user_fingerprint
+from kv_pipeline.steps.transcribed import is_whole
 from kv_pipeline.store import Store
 
 DATABASE_MODELS: Final = (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT, MESSAGE_INDEX)
@@ -43,7 +44,9 @@ def stale_users(store: Store, landing: Landing) -> list[str]:
     return [
         user
         for user in landing.users
-        if user not in present or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+        if user not in present
+        or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+        or not is_whole(store, user)
     ]
 
 
