@@ -21,8 +21,8 @@ _COLUMNS = [
 ]  # fmt: skip
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
-    "simulated: blocks model, scope conversation. approximate: requests put together from transcripts, tools and system "
-    "prompt unseen."
+    "simulated: blocks model, scope conversation. approximate: requests put together from transcripts, with "
+    "stand-ins for what is unseen."
 )
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from kv_pipeline.cli.display import is_narrow, print_json, print_table
 from kv_pipeline.errors import UsageError
-from kv_pipeline.reports.summary import conversation_list, validation_table
+from kv_pipeline.reports.summary import conversation_list, validation_table, with_approximate
 from kv_pipeline.store import Store
 
 SHORT_ID = 8
@@ -30,7 +30,8 @@ _RATE_COLUMNS = [
 ]  # fmt: skip
 _DEFINITION = (
     "Blocks model. rate = cache read / (input + cache read + cache write), over tokens; difference in percentage "
-    "points; within one block: share of requests whose billed read is predicted that closely."
+    "points; within one block: share of requests whose billed read is predicted that closely; "
+    "approximate: requests of the conversation that were put together from transcripts."
 )
 
 
@@ -72,6 +73,7 @@ def validate_command(path: Path, limit: int | None, *, as_json: bool) -> None:
     by_conversation, by_model, fleet = (
         validation_table(store, by) for by in (["conversation_id"], ["model"], list[str]())
     )
+    by_conversation = with_approximate(store, by_conversation)
     if limit is not None:
         first = by_conversation["conversation_id"].unique(maintain_order=True).head(limit)
         by_conversation = by_conversation.filter(pl.col("conversation_id").is_in(first.implode()))
@@ -79,6 +81,7 @@ def validate_command(path: Path, limit: int | None, *, as_json: bool) -> None:
         tables = {"conversations": by_conversation, "models": by_model, "fleet": fleet}
         print_json({"definition": _DEFINITION, **{name: frame.to_dicts() for name, frame in tables.items()}})
         return
-    print_table("Conversations", by_conversation, [("conversation_id", "conversation"), *_RATE_COLUMNS])
+    columns = [("conversation_id", "conversation"), *_RATE_COLUMNS, ("n_approximate", "approximate")]
+    print_table("Conversations", by_conversation, columns)
     print_table("Models", by_model, [("model", "model"), *_RATE_COLUMNS])
     print_table("Fleet", fleet, _RATE_COLUMNS, caption=_DEFINITION)

@@ -23,6 +23,7 @@ from kv_pipeline.steps import plan, versions
 from kv_pipeline.steps.databases import index_database, ingest_database
 from kv_pipeline.steps.fleet import roll_up
 from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user
+from kv_pipeline.steps.transcribed import TRANSCRIBED_MODELS, transcribed_partition
 from kv_pipeline.store import Store
 
 
@@ -116,6 +117,7 @@ def conversation_index(
     """Requests joined with transcripts: conversation, agent tree and turn; one set of files a user.
 
     Only users whose databases or transcripts changed are indexed again, unless the run's config asks for all.
+    Answers that no database holds get requests from the user's transcripts, rows of raw_requests like any other.
     Conversations that are new or changed become the end of the partition list, so one range covers exactly them.
     The columns below are those of the table of conversations.
     """
@@ -129,14 +131,20 @@ def conversation_index(
     to_make = _register_conversations(context.instance, store)
     known = conversations(store)
     indexed = store.partitions(conversation_tables.CONVERSATIONS.name)
+    transcribed = [transcribed_partition(user) for user in indexed]
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
+            "requests_rebuilt_from_transcripts": int(known["n_rebuilt"].sum()),
+            "requests_approximated_from_transcripts": int(known["n_approximate"].sum()),
             **notice_counts(notices),
         },
-        check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
+        check_results=[
+            checks.schema_results(store, [(INDEX_MODELS, indexed), (TRANSCRIBED_MODELS, transcribed)]),
+            checks.answers_found(known),
+        ],
     )
 
 

@@ -35,10 +35,18 @@ def quality_spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
 
 def schema_result(store: Store, models: Sequence[pa.DataFrameSchema], partitions: Sequence[str]) -> dg.AssetCheckResult:
     """Read partitions back and check them."""
+    return schema_results(store, [(models, partitions)])
+
+
+def schema_results(
+    store: Store, tables: Sequence[tuple[Sequence[pa.DataFrameSchema], Sequence[str]]]
+) -> dg.AssetCheckResult:
+    """The same for tables with partitions of their own."""
     n_rows = 0
     try:
-        for model in models:
-            n_rows += judge(model, store.read(model, partitions)).height
+        for models, partitions in tables:
+            for model in models:
+                n_rows += judge(model, store.read(model, partitions)).height
     except StoreError as error:
         return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=False, metadata={"problem": str(error)})
     return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=True, metadata={"rows_checked": n_rows})

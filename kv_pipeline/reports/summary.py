@@ -72,6 +72,12 @@ def validation_table(store: Store, by: list[str]) -> pl.DataFrame:
     return with_rates(_summary(store).group_by(keys).agg(pl.col(_SUMS).sum())).sort(keys)
 
 
+def with_approximate(store: Store, table: pl.DataFrame) -> pl.DataFrame:
+    """A table with `conversation_id`, and how many of each conversation's requests are approximate."""
+    known = conversations(store).select("conversation_id", "n_approximate")
+    return table.join(known, on="conversation_id", how="left", maintain_order="left")
+
+
 def with_rates(sums: pl.DataFrame) -> pl.DataFrame:
     """Add hit rates (0 to 1; 0 without tokens), their difference in points, and the share predicted within a block."""
     simulated = (pl.col("hit_tokens") / pl.col("prompt_tokens")).fill_nan(0.0)

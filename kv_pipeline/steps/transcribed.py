@@ -7,6 +7,7 @@ only there is known which answers are missing; where none is, transcripts are no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 import polars as pl
@@ -24,6 +25,7 @@ from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, cont
 from kv_pipeline.steps.prompts import CONTENT_BLOCKS_STATE
 from kv_pipeline.store import Store
 
+TRANSCRIBED_MODELS: Final = (RAW_REQUESTS, SEGMENTS, MESSAGE_INDEX)
 _SEGMENT: Final = ["segment_index", "segment_id"]
 _SECTIONS: Final = ("tools_segment", "system_segment")
 
@@ -70,14 +72,14 @@ def write_transcribed(
 def is_whole(store: Store, user_id: str) -> bool:
     """Whether the tables of a user's transcribed requests are there, if there should be any."""
     key = transcribed_partition(user_id)
-    tables = (RAW_REQUESTS, SEGMENTS, MESSAGE_INDEX)
-    return key not in store.state(CONTENT_STATE) or all(store.path(model.name, key).exists() for model in tables)
+    is_there = all(store.path(model.name, key).exists() for model in TRANSCRIBED_MODELS)
+    return is_there or key not in store.state(CONTENT_STATE)
 
 
 def _remove(store: Store, key: str) -> None:
     if key in store.state(CONTENT_STATE):
-        for table in (RAW_REQUESTS.name, SEGMENTS.name, MESSAGE_INDEX.name, CONTENT_BLOCKS.name):
-            store.remove(table, key)
+        for model in (*TRANSCRIBED_MODELS, CONTENT_BLOCKS):
+            store.remove(model.name, key)
         for state in (CONTENT_STATE, MESSAGE_INDEX_STATE, CONTENT_BLOCKS_STATE):
             store.update_state(state, {}, removed=[key])
 
@@ -113,8 +115,9 @@ def _sessions(
         agent = _agent_of(transcript)
         if agent is not None and agent[0] in wanted:
             place = (*order.get(agent, (False, 0)), file.source)
-            sessions.setdefault(agent[0], []).append((place, SessionFile(file.source, file.path)))
-    return [[file for _, file in sorted(found)] for _, found in sorted(sessions.items())]
+            told = frozenset(skip.row for skip in transcript.skips if skip.is_left_out)
+            sessions.setdefault(agent[0], []).append((place, SessionFile(file.source, file.path, told)))
+    return [[file for _, file in sorted(found, key=itemgetter(0))] for _, found in sorted(sessions.items())]
 
 
 def _agent_of(transcript: Transcript) -> tuple[str, str] | None:

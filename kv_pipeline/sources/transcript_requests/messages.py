@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from kv_pipeline.sources.anthropic_messages.answer import load_json
 
 _blocks_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _parts_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_EXACT_INTEGERS: Final = 1e21
-"""Below this JavaScript writes whole numbers without an exponent."""
+_LITERAL: Final = "\uf8ffnumber "
+_LITERALS: Final = re.compile(f'"{_LITERAL}([^"]*)"')
 
 
 class Sent:
@@ -53,7 +54,7 @@ class Sent:
             RecursionError: A block is nested too deeply.
         """
         if self._canonical is None:
-            self._canonical = canonical(_loads(self.raw(is_marked=True)))
+            self._canonical = canonical(parse(self.raw(is_marked=True)))
         return self._canonical
 
     def digest(self) -> str:
@@ -110,23 +111,15 @@ def sent_message(raw: bytes) -> Sent | None:
 
 
 def canonical(value: object) -> bytes:
-    """Compact JSON with sorted keys, as JavaScript writes it.
+    """What `parse` gave as compact JSON with sorted keys, as JavaScript writes it.
 
     Raises:
         RecursionError: It is nested too deeply.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if _LITERAL in text:
+        text = _LITERALS.sub(r"\1", text)
     return text.encode("utf-8", "backslashreplace")  # JavaScript escapes half a surrogate pair the same way
-
-
-def canonical_of(raw: bytes) -> bytes:
-    """The same of raw JSON.
-
-    Raises:
-        ValueError: It is not JSON.
-        RecursionError: It is nested too deeply.
-    """
-    return canonical(_loads(raw))
 
 
 def with_marker(message: bytes, block_path: Sequence[Any], control: object) -> bytes:
@@ -135,7 +128,7 @@ def with_marker(message: bytes, block_path: Sequence[Any], control: object) -> b
     Raises:
         ValueError, LookupError, TypeError: The path leads to no object.
     """
-    value = _loads(message)
+    value = parse(message)
     at: Any = value
     for step in block_path:
         at = at[step]
@@ -143,14 +136,9 @@ def with_marker(message: bytes, block_path: Sequence[Any], control: object) -> b
     return canonical(value)
 
 
-def _loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any type)
-    return json.loads(raw.decode("utf-8", "surrogatepass"), parse_float=_number)
-
-
-def _number(text: str) -> float | int:
-    """JavaScript has one type of number: 1.0 is written as 1."""
-    value = float(text)
-    return int(value) if value.is_integer() and abs(value) < _EXACT_INTEGERS else value
+def parse(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any type)
+    """Parsed JSON, where fractions stay as they were written: Python would write 0.00001 otherwise than JavaScript."""
+    return json.loads(raw.decode("utf-8", "surrogatepass"), parse_float=lambda text: _LITERAL + text)
 
 
 def _plain_text(block: bytes) -> bytes | None:

@@ -32,10 +32,17 @@ _LOST: Final = "The answer has no request; the others are used."
 
 
 class SessionFile(NamedTuple):
-    """A transcript; `source` is its id in reports."""
+    """A transcript.
+
+    Attributes:
+        source: Its id in reports.
+        path: Where it is.
+        told: Lines that the reader of structure has left out, and told of.
+    """
 
     source: str
     path: Path
+    told: frozenset[int | None] = frozenset()
 
 
 class TranscriptRequestReader:
@@ -93,15 +100,15 @@ class TranscriptRequestReader:
                 try:
                     record = decode_record(line.removeprefix(lines.BOM) if number == 1 else line)
                 except UNUSABLE:
-                    self._broken(file.source, number, line)
+                    self._broken(file, number, line)
                     continue
                 for note in reading.record(record, len(line)):
                     self._note(file.source, number, note)
 
-    def _broken(self, source: str, number: int, line: bytes) -> None:
-        """The reader of structure tells of broken lines, except of those that it does not parse."""
-        if b'"api-request' in line and line.endswith(b"\n"):
-            self._note(source, number, Note("broken_request_record", "a record of a request is not JSON"))
+    def _broken(self, file: SessionFile, number: int, line: bytes) -> None:
+        if number not in file.told:
+            found = "the line is not JSON, or has bytes that are not UTF-8"
+            self._note(file.source, number, Note("broken_content", found, is_left_out=b'"assistant"' in line))
 
     def _note(self, source: str, number: int, note: Note) -> None:
         first, n, noted = self._notices.get((source, note.reason), (number, 0, note))

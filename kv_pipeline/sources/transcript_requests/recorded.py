@@ -21,7 +21,7 @@ import msgspec
 from kv_pipeline.sources.transcript_requests.messages import (
     Sent,
     canonical,
-    canonical_of,
+    parse,
     sent_message,
     with_marker,
 )
@@ -118,10 +118,10 @@ class RequestRecords:
         Raises:
             NotRebuiltError: It is not what its hash says.
         """
-        raw, value = bytes(record.shape), value_of(record.shape)
+        raw, value = bytes(record.shape), parse(bytes(record.shape))
         if record.shape_hash is None or not isinstance(value, dict):
             raise NotRebuiltError("odd_request_record", "a shape has no hash or is no object")
-        if _sha256(canonical_of(raw)) != record.shape_hash:
+        if _sha256(canonical(value)) != record.shape_hash:
             raise NotRebuiltError("hash_mismatch", "tools and system prompt are not those that their hash names")
         parts = {key: bytes(part) for key, part in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items()}
         tools, system = (part if part != _NULL else None for part in map(parts.get, ("tools", "system")))
@@ -186,7 +186,8 @@ class RequestRecords:
         if not isinstance(request.params, dict) or request.markers is None:
             raise NotRebuiltError("odd_request_record", "params or breakpoints of a request are not as expected")
         messages = self._messages_of(request_id)
-        if request.digest is not None and self._digest(request, shape, messages) != request.digest:
+        digest = self._digest(request, shape, messages)
+        if digest is None or request.digest not in (None, digest):
             raise NotRebuiltError("digest_mismatch", "a rebuilt request does not have the digest that was recorded")
         return Rebuilt(shape, request.params, messages, request.markers)
 
@@ -305,8 +306,12 @@ def _marker(entry: object) -> Marker | None:
     path = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(path, list) or not path or path[0] not in _SECTIONS:
         return None
-    is_path = all(isinstance(step, str) or (isinstance(step, int) and step >= 0) for step in path)
-    return Marker(tuple(path), entry.get("value")) if is_path and len(path) > 1 else None
+    is_path = all(isinstance(step, str) or _is_index(step) for step in path)
+    return Marker(tuple(path), entry.get("value")) if is_path and len(path) > 1 and _is_index(path[1]) else None
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _sha256(content: bytes) -> str:

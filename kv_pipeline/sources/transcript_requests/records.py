@@ -11,7 +11,7 @@ from kv_pipeline.sources.lenient import Count, decode_leniently, usable
 
 ABSENT: Final = msgspec.Raw(b"null")
 UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-_WANTED: Final = (b'"uuid"', b'"api-request', b'"fork-context-ref"')
+_WANTED: Final = (b'"uuid"', b'"api-request', b'"fork-context-ref"', b'"assistant"', b'"user"')
 
 
 class Message(msgspec.Struct):
