@@ -106,7 +106,7 @@ def _agent_types(agents: pl.DataFrame) -> dict[tuple[str, str], str]:
 
 def _sessions(
     files: Sequence[TranscriptFile], read: Sequence[Transcript], wanted: set[str], agents: pl.DataFrame
-) -> list[list[SessionFile]]:
+) -> list[tuple[str, list[SessionFile]]]:
     """Files by session: the main thread, its agents, then forks, which continue one of those."""
     columns = agents.select("session_id", "agent_id", "is_fork", "depth")
     order = {(session, agent): (is_fork, depth) for session, agent, is_fork, depth in columns.iter_rows()}
@@ -117,7 +117,7 @@ def _sessions(
             place = (*order.get(agent, (False, 0)), file.source)
             told = frozenset(skip.row for skip in transcript.skips if skip.is_left_out)
             sessions.setdefault(agent[0], []).append((place, SessionFile(file.source, file.path, told)))
-    return [[file for _, file in sorted(found, key=itemgetter(0))] for _, found in sorted(sessions.items())]
+    return [(key, [file for _, file in sorted(sessions[key], key=itemgetter(0))]) for key in sorted(sessions)]
 
 
 def _agent_of(transcript: Transcript) -> tuple[str, str] | None:
@@ -127,7 +127,9 @@ def _agent_of(transcript: Transcript) -> tuple[str, str] | None:
     return (transcript.answers[0].session_id, MAIN_AGENT) if transcript.answers else None
 
 
-def _write(store: Store, key: str, wanted: Mapping[str, Wanted], sessions: Iterable[list[SessionFile]]) -> list[Skip]:
+def _write(
+    store: Store, key: str, wanted: Mapping[str, Wanted], sessions: Iterable[tuple[str, list[SessionFile]]]
+) -> list[Skip]:
     earlier, earlier_segments = store.read(RAW_REQUESTS, [key]), store.read(SEGMENTS, [key])
     numbers: list[pl.DataFrame] = []
     with store.write_stream(SEGMENTS, key) as append:

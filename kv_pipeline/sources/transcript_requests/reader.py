@@ -74,17 +74,21 @@ class TranscriptRequestReader:
         self._token_counts: list[int] = []
         self._notices: dict[tuple[str, str], tuple[int, int, Note]] = {}
 
-    def read(self, sessions: Iterable[Sequence[SessionFile]]) -> Recording:
-        """Read sessions, each with its main thread first; what can't be used is listed, not raised."""
-        drafts = [draft for files in sessions for draft in self._session(files)]
+    def read(self, sessions: Iterable[tuple[str, Sequence[SessionFile]]]) -> Recording:
+        """Read sessions, each with its main thread first; what can't be used is listed, not raised.
+
+        Args:
+            sessions: Session and its files.
+        """
+        drafts = [draft for session_id, files in sessions for draft in self._session(session_id, files)]
         drafts.sort(key=lambda draft: (draft.requested_at, len(draft.messages), draft.answer.message_id))
         self._maker.hand_on()
         lengths = prefix_tokens([draft for draft in drafts if draft.seen is not None], self._n_tokens)
         rows = [self._row(draft, lengths) for draft in drafts]
         return Recording(self._maker.frame(sorted(rows, key=lambda row: row[1])), self._skips())
 
-    def _session(self, files: Sequence[SessionFile]) -> list[Draft]:
-        session = Session(self._wanted, self._maker.segment)
+    def _session(self, session_id: str, files: Sequence[SessionFile]) -> list[Draft]:
+        session = Session(session_id, self._wanted, self._maker.segment)
         for index, file in enumerate(files):
             try:
                 self._file(file, FileReading(session, index))

@@ -47,6 +47,7 @@ class Session:
     """What the files of one session share.
 
     Args:
+        session_id: The session.
         wanted: Message id to where the answer belongs, of the answers whose requests are to be found.
         intern: Number of a segment.
 
@@ -56,10 +57,11 @@ class Session:
         drafts: Requests made so far.
     """
 
-    def __init__(self, wanted: Mapping[str, Wanted], intern: Intern) -> None:
+    def __init__(self, session_id: str, wanted: Mapping[str, Wanted], intern: Intern) -> None:
         self.records = RequestRecords()
         self.nodes: dict[str, Node | None] = {}
         self.drafts: list[Draft] = []
+        self._session_id = session_id
         self._wanted = wanted
         self._intern = intern
         self._contexts = Contexts(self._plain)
@@ -72,11 +74,12 @@ class Session:
         return self._n_places
 
     def claim(self, message_id: str) -> Wanted | None:
-        """Where an answer belongs, if its request is wanted and was not made yet."""
-        if message_id in self._made:
+        """Where an answer belongs, if its request is wanted, counts for this session and was not made yet."""
+        wanted = self._wanted.get(message_id)
+        if wanted is None or wanted.session_id != self._session_id or message_id in self._made:
             return None
         self._made.add(message_id)
-        return self._wanted.get(message_id)
+        return wanted
 
     def make(self, asked: Asked) -> NotRebuiltError | None:
         """Make an answer's request: rebuilt if that can be verified, else from messages.

@@ -161,7 +161,7 @@ class Read:
 def read_files(files: list[SessionFile], wanted: dict[str, Wanted]) -> Read:
     emitted: list[pl.DataFrame] = []
     reader = TranscriptRequestReader("ada/~transcripts", SALT, False, emitted.append, wanted)
-    recording = reader.read([files])
+    recording = reader.read([("s1", files)])
     segments = pl.concat(emitted) if emitted else pl.DataFrame({"text": []})
     return Read(recording, segments)
 
