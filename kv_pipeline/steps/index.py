@@ -62,10 +62,10 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)
-    notices = write_transcribed(store, user_id, recordings(store, user_id), transcripts.files, read, transcribed)
-    databases = user_databases(store, user_id)
-    requests = store.read(RAW_REQUESTS, databases)
-    message_index = store.read(MESSAGE_INDEX, databases)
+    recorded = store.read(RAW_REQUESTS, recordings(store, user_id))
+    notices = write_transcribed(store, user_id, recorded, transcripts.files, read, transcribed)
+    requests = pl.concat([recorded, store.read(RAW_REQUESTS, [transcribed_partition(user_id)])])
+    message_index = store.read(MESSAGE_INDEX, user_databases(store, user_id))
     recovered = recovered_structure(store, requests, message_index, transcribed)
     index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):

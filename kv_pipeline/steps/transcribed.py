@@ -38,7 +38,7 @@ def transcribed_partition(user_id: str) -> str:
 def write_transcribed(
     store: Store,
     user_id: str,
-    recordings: Sequence[str],
+    recorded: pl.DataFrame,
     files: Sequence[TranscriptFile],
     read: Sequence[Transcript],
     transcribed: TranscriptFrames,
@@ -51,19 +51,19 @@ def write_transcribed(
     Args:
         store: The store.
         user_id: The user.
-        recordings: The user's databases and logs in the store.
+        recorded: RAW_REQUESTS of the user's databases and logs.
         files: The user's transcripts.
         read: What each of them says.
         transcribed: What all of them say, and those that are gone.
     """
     key = transcribed_partition(user_id)
     owned = owners(transcribed.answers, transcribed.agents)
-    recorded = store.read(RAW_REQUESTS, recordings).select("message_id").drop_nulls().unique()
-    missing = owned.join(recorded, on="message_id", how="anti")
+    known = recorded.select("message_id").drop_nulls().unique()
+    missing = owned.join(known, on="message_id", how="anti")
     if missing.is_empty():
         _remove(store, key)
         return []
-    begun = set(owned.join(recorded, on="message_id", how="semi")["session_id"])
+    begun = set(owned.join(known, on="message_id", how="semi")["session_id"])
     wanted = _wanted(missing, transcribed.agents, begun)
     sessions = _sessions(files, read, set(missing["session_id"]), transcribed.agents)
     return _write(store, key, wanted, sessions)
