@@ -79,7 +79,8 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
-    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl"
+    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl   |   "
+    "kv-pipeline run --projects ~/.claude/projects"
 )
 def run(
     paths: Annotated[
@@ -87,6 +88,10 @@ def run(
         typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
     ] = None,
     inbox: InboxOption = DEFAULT_INBOX,
+    projects: Annotated[
+        list[Path] | None,
+        typer.Option("--projects", help="Folder of transcripts, as a path above; needs no proxy. May be repeated."),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -113,7 +118,8 @@ def run(
     wanted = RunOptions(
         block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
     )
-    if run_command(inbox, tuple(paths or ()), store, wanted, as_json=as_json):
+    given = (*(paths or ()), *(projects or ()))
+    if run_command(inbox, given, store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 

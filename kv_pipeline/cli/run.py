@@ -20,13 +20,14 @@ _COLUMNS = [
     ("conversation_id", "conversation"), ("n_requests", "requests"), ("n_subagents", "sub-agents"),
     ("prompt_tokens", "tokens"), ("simulated_hit_rate", "simulated"), ("lifetime", "lifetime"),
     ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("predicted_hit_rate", "predicted"),
-    ("exact_share", "exact"),
+    ("exact_share", "exact"), ("n_approximate", "approximate"),
 ]  # fmt: skip
 _SHORT_SESSION = 8
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
     "simulated: blocks model, scope conversation; predicted: API model; exact: of the requests that use caching, "
-    "the share whose read it predicts to the token."
+    "the share whose read it predicts to the token. approximate: requests put together from transcripts, with "
+    "stand-ins for what is unseen."
 )
 
 

@@ -10,7 +10,13 @@ import polars as pl
 from kv_pipeline.cli.display import is_narrow, print_json, print_table
 from kv_pipeline.core.api_rules import HISTORY, with_collapsed_tool_runs
 from kv_pipeline.errors import UsageError
-from kv_pipeline.reports.summary import api_table, cache_report, conversation_list, validation_table
+from kv_pipeline.reports.summary import (
+    api_table,
+    cache_report,
+    conversation_list,
+    validation_table,
+    with_approximate,
+)
 from kv_pipeline.steps.simulation import ModelOptions
 from kv_pipeline.store import Store
 
@@ -25,6 +31,7 @@ _LIST_COLUMNS = [
     ("user_id", "user"), ("session_id", "session"), ("n_requests", "requests"),
     ("first_request_at_utc", "first request"), ("last_request_at_utc", "last request"),
     ("models", "models"), ("n_agents", "agents"), ("subagent_types", "sub-agent types"), ("match_rate", "matched"),
+    ("n_rebuilt", "rebuilt"), ("n_approximate", "approximate"),
 ]  # fmt: skip
 _RATE_COLUMNS = [
     ("scope", "scope"), ("lifetime", "lifetime"), ("n_requests", "requests"), ("simulated_hit_rate", "simulated"),
@@ -32,7 +39,8 @@ _RATE_COLUMNS = [
 ]  # fmt: skip
 _DEFINITION = (
     "Blocks model. rate = cache read / (input + cache read + cache write), over tokens; difference in percentage "
-    "points; within one block: share of requests whose billed read is predicted that closely."
+    "points; within one block: share of requests whose billed read is predicted that closely; "
+    "approximate: requests of the conversation that were put together from transcripts."
 )
 
 
@@ -103,6 +111,7 @@ def validate_command(
     by_conversation, by_model, fleet = (
         validation_table(store, by) for by in (["conversation_id"], ["model"], list[str]())
     )
+    by_conversation = with_approximate(store, by_conversation)
     explained = {name: api_table(report, by) for name, by in _API_TABLES.items()}
     if limit is not None:
         first = by_conversation["conversation_id"].unique(maintain_order=True).head(limit)
@@ -117,7 +126,8 @@ def validate_command(
             "api": {"definition": _API_DEFINITION, **api},
         })  # fmt: skip
         return
-    print_table("Conversations", by_conversation, [_CONVERSATION, *_RATE_COLUMNS])
+    columns = [_CONVERSATION, *_RATE_COLUMNS, ("n_approximate", "approximate")]
+    print_table("Conversations", by_conversation, columns)
     print_table("Models", by_model, [("model", "model"), *_RATE_COLUMNS])
     print_table("Fleet", fleet, _RATE_COLUMNS, caption=_DEFINITION)
     print_table("API model, conversations", explained["conversations"], [_CONVERSATION, *_API_COLUMNS])

@@ -15,6 +15,7 @@ import polars as pl
 from kv_pipeline.core.recovered import Recovered
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
+from kv_pipeline.schemas.requests import APPROXIMATE, REBUILT
 
 ROW = ("database_id", "row_id")
 REQUEST_ORDER = ("requested_at_utc", "n_messages", "database_id", "billed_row_id")
@@ -92,6 +93,7 @@ def _turns(rows: pl.DataFrame, message_index: pl.DataFrame, owned: pl.DataFrame)
     billed = rows.select(
         "database_id", pl.col("row_id").alias("billed_row_id"), "requested_at_utc", "n_messages",
         pl.col("routed_model").fill_null(pl.col("model")).alias("model"), pl.col("row_digest").alias("billed_digest"),
+        "exactness",
         marked=pl.col("breakpoints").list.eval(pl.element().struct.field("ttl")).list.min(),  # "1h" before "5m"
     )  # fmt: skip
     answer = rows.select(*ROW, "stop_reason", "row_digest")
@@ -223,13 +225,16 @@ def _conversations(
     )
     found = requests.group_by("session_id").agg(
         n_requests=pl.len(),
+        n_rebuilt=(pl.col("exactness") == REBUILT).sum(),
+        n_approximate=(pl.col("exactness") == APPROXIMATE).sum(),
         n_agents=pl.col("agent_id").n_unique(),
         first_request_at_utc=pl.col("requested_at_utc").min(),
         last_request_at_utc=pl.col("requested_at_utc").max(),
         models=pl.col("model").unique().sort(),
         marked_lifetime=pl.col("marked").min(),
     )
-    counts = [pl.col("n_requests", "n_agents", "n_compactions", "n_transcript_answers").fill_null(0)]
+    counted = ("n_requests", "n_rebuilt", "n_approximate", "n_agents", "n_compactions", "n_transcript_answers")
+    counts = [pl.col(counted).fill_null(0)]
     return (
         agents.select("session_id").unique()
         .join(transcribed.with_columns(structure=pl.lit("transcripts")), on="session_id", how="left")

@@ -60,6 +60,21 @@ def payload_tokens(payload: Payload) -> TokenIds:
     return np.resize(words, payload.estimated_tokens)
 
 
+UNSEEN_BLOCK: Final = '{"type":"base64","data":""}'
+"""What stands in a segment's text for content that nobody recorded: a payload without its bytes, as for base64."""
+
+
+def unseen_payload(salt: bytes, key: bytes, n_tokens: int) -> Payload:
+    """Content that is known by a name and a length only, such as a client's system prompt.
+
+    Args:
+        salt: Secret of the store.
+        key: What it is known by; the same key stands for the same content.
+        n_tokens: Its length in tokens, at least 1.
+    """
+    return Payload(salted_digest(salt, b"unseen:" + key, size=PAYLOAD_DIGEST_BYTES), 0, max(1, n_tokens))
+
+
 def _decoded(encoded: bytes) -> bytes:
     try:
         return base64.b64decode(encoded, validate=False)

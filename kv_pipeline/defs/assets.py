@@ -25,6 +25,7 @@ from kv_pipeline.steps import plan, versions
 from kv_pipeline.steps.databases import index_database, ingest_database
 from kv_pipeline.steps.fleet import FLEET, roll_up
 from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user, user_databases
+from kv_pipeline.steps.transcribed import TRANSCRIBED_MODELS, transcribed_partition
 from kv_pipeline.store import Store
 
 
@@ -119,6 +120,7 @@ def conversation_index(
     """Requests joined with transcripts: conversation, agent tree and turn; one set of files a user.
 
     Only users whose databases or transcripts changed are indexed again, unless the run's config asks for all.
+    Answers that no database holds get requests from the user's transcripts, rows of raw_requests like any other.
     Conversations that are new or changed become the end of the partition list, so one range covers exactly them.
     The columns below are those of the table of conversations.
     """
@@ -133,15 +135,21 @@ def conversation_index(
     to_make = _register_conversations(context.instance, store)
     known = conversations(store)
     indexed = store.partitions(conversation_tables.CONVERSATIONS.name)
+    transcribed = [transcribed_partition(user) for user in indexed]
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
             "recordings_not_in_landing": len(plan.not_in_landing(store, landing)),
+            "requests_rebuilt_from_transcripts": int(known["n_rebuilt"].sum()),
+            "requests_approximated_from_transcripts": int(known["n_approximate"].sum()),
             **notice_counts(notices),
         },
-        check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
+        check_results=[
+            checks.schema_result(store, INDEX_MODELS, indexed, *((model, transcribed) for model in TRANSCRIBED_MODELS)),
+            checks.answers_found(known),
+        ],
     )
 
 

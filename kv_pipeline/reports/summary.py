@@ -60,10 +60,12 @@ def conversation_summary(store: Store) -> pl.DataFrame:
     )
     columns = ["conversation_id", "lifetime", "prompt_tokens", "billed_prompt_tokens", "simulated_hit_rate",
                "billed_hit_rate", "difference_points"]  # fmt: skip
-    return (
-        listed.select("conversation_id", "user_id", "n_requests", "n_subagents", "n_compactions", "match_rate")
-        .join(rates.select(columns), on="conversation_id", how="left", maintain_order="left")
-        .join(predicted, on="conversation_id", how="left", maintain_order="left")
+    shown = listed.select(
+        "conversation_id", "user_id", "n_requests", "n_rebuilt", "n_approximate", "n_subagents", "n_compactions",
+        "match_rate",
+    )  # fmt: skip
+    return shown.join(rates.select(columns), on="conversation_id", how="left", maintain_order="left").join(
+        predicted, on="conversation_id", how="left", maintain_order="left"
     )
 
 
@@ -118,6 +120,12 @@ def cache_report(store: Store, options: ModelOptions = AS_DOCUMENTED) -> pl.Data
     if options == AS_DOCUMENTED:
         return store.read(CACHE_REPORT, store.partitions(CACHE_REPORT.name))
     return report_frame(simulate(store, store.partitions(CONVERSATIONS.name), options))
+
+
+def with_approximate(store: Store, table: pl.DataFrame) -> pl.DataFrame:
+    """A table with `conversation_id`, and how many of each conversation's requests are approximate."""
+    known = conversations(store).select("conversation_id", "n_approximate")
+    return table.join(known, on="conversation_id", how="left", maintain_order="left")
 
 
 def with_rates(sums: pl.DataFrame) -> pl.DataFrame:

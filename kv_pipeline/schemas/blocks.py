@@ -8,6 +8,7 @@ import polars as pl
 
 from kv_pipeline.core.simulate import LIFETIMES_S
 from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
+from kv_pipeline.schemas.requests import EXACTNESS, RECORDED
 
 CONVERSATION_SCOPES: Final = ("agent", "conversation")
 """Cache scopes that one conversation's requests decide, so they live in its partition."""
@@ -32,7 +33,7 @@ TOKENIZED_BLOCKS: Final = table(
         "tools_tokens": column(pl.UInt32(), "Tokens of the tools section."),
         "system_tokens": column(pl.UInt32(), "Tokens of the system section."),
         "messages_tokens": column(pl.UInt32(), "Tokens of the messages section."),
-        "estimated_tokens": column(pl.UInt32(), "Of these, tokens estimated for images and documents."),
+        "estimated_tokens": column(pl.UInt32(), "Of these, tokens estimated for images, documents and what is unseen."),
         "n_blocks": column(pl.UInt32(), "Full blocks of the whole prompt."),
         "prefix_request_index": column(
             pl.Int64(), "Earlier request with the longest shared prefix, -1 if none.", at_least(-1)
@@ -73,7 +74,10 @@ TRACES: Final = table(
             pl.Float64(), "Seconds from the agent's answer before to the request, at least 0.", at_least(0)
         ),
         "is_after_compaction": column(pl.Boolean(), "Whether the agent's context was compacted just before."),
-        "estimated_tokens": column(pl.UInt32(), "Of the input, tokens estimated for images and documents."),
+        "estimated_tokens": column(
+            pl.UInt32(), "Of the input, tokens estimated for images, documents and unseen tools and system prompts."
+        ),
+        "exactness": column(pl.String(), "How the request is known.", one_of(EXACTNESS), formerly=RECORDED),
     },
 )
 

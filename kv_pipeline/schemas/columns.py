@@ -20,7 +20,7 @@ def column(
     description: str,
     *checks: pa.Check,
     nullable: bool = False,
-    formerly: str | bool | None = None,
+    formerly: str | bool | int | None = None,
 ) -> pa.Column:
     """A column with its unit and meaning in one sentence.
 

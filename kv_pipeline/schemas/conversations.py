@@ -49,7 +49,7 @@ UNINDEXED_REQUESTS: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database that recorded the request."),
-        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
         "requested_at_utc": column(UTC_TIME, "Time of the request."),
         "reason": column(pl.String(), "Why it is in no conversation.", one_of(UNINDEXED_REASONS)),
         "conversation_id": column(pl.String(), "Conversation it belongs to by its content.", nullable=True),
@@ -71,12 +71,18 @@ CONVERSATIONS: Final = table(
             formerly="transcripts",
         ),
         "n_requests": column(pl.UInt32(), "Traced requests, sub-agents included."),
+        "n_rebuilt": column(
+            pl.UInt32(), "Of these, requests rebuilt from transcripts and verified by digest.", formerly=0
+        ),
+        "n_approximate": column(
+            pl.UInt32(), "Of these, requests put together from transcripts, with stand-ins for the unseen.", formerly=0
+        ),
         "n_agents": column(pl.UInt32(), "Agents with requests, the main thread included."),
         "n_compactions": column(pl.UInt32(), "Times the context was compacted."),
         "n_transcript_answers": column(pl.UInt32(), "Distinct answers in its transcripts; 0 without transcripts."),
         "match_rate": column(
             pl.Float64(),
-            "Share of those answers found in the databases, 0 to 1; null without.",
+            "Share of those answers whose requests are known, 0 to 1; null without.",
             at_least(0),
             nullable=True,
         ),

@@ -12,8 +12,16 @@ OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
 TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
 CLAUDE_CODE_PROXY: Final = "claude_code_proxy"
 CLAUDE_TRACE: Final = "claude_trace"
-RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE)
+TRANSCRIPTS: Final = "transcripts"
+RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE, TRANSCRIPTS)
 """What records requests; a database here is the recording of any of them."""
+
+RECORDED: Final = "recorded"
+REBUILT: Final = "rebuilt"
+APPROXIMATE: Final = "approximate"
+EXACTNESS: Final = (RECORDED, REBUILT, APPROXIMATE)
+"""How a request is known: its body was recorded; it was rebuilt from a transcript's records of requests and has the
+digest noted there; or it was put together from a transcript's messages, with what is unseen as a stand-in."""
 
 MISS_REASONS: Final = (
     "model_changed",
@@ -38,13 +46,18 @@ BREAKPOINT: Final = pl.Struct(
 )
 PAYLOAD: Final = pl.Struct({"digest": pl.Binary(), "n_bytes": pl.Int64(), "estimated_tokens": pl.Int32()})
 
+_EXACTNESS: Final = (
+    "How the request is known: recorded, rebuilt from a transcript and verified by digest, or approximate: made of a "
+    "transcript's messages, with stand-ins for what is unseen and breakpoints assumed."
+)
+
 RAW_REQUESTS: Final = table(
     "raw_requests",
     "One row per API request of a recording (a proxy's database, or a log), without content.",
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
         "request_id": column(pl.String(), "Id that the recorder, or else the API, gave the request."),
         "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as it was recorded."),
         "endpoint": column(pl.String(), "API path of the request."),
@@ -106,6 +119,7 @@ RAW_REQUESTS: Final = table(
         "session_id": column(
             pl.String(), "Session that the request's metadata names; null if it names none.", nullable=True
         ),
+        "exactness": column(pl.String(), _EXACTNESS, one_of(EXACTNESS), formerly=RECORDED),
         "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
     },
 )
@@ -133,7 +147,7 @@ MESSAGE_INDEX: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
         "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
         "twin_role": column(pl.String(), "Single, or the streaming or replayed half of a turn.", one_of(TWIN_ROLES)),
         "billed_row_id": column(pl.Int64(), "Row of the request that came first and paid; itself if single."),

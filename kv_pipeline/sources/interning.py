@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from kv_pipeline.core.hashing import salted_digest, salted_u64
@@ -14,6 +15,7 @@ from kv_pipeline.core.normalise import (
     split_billing_churn,
     without_markers,
 )
+from kv_pipeline.core.payloads import UNSEEN_BLOCK, unseen_payload
 
 Row = tuple[Any, ...]
 
@@ -92,6 +94,23 @@ class SegmentInterner:
                 self._remember_bare(raw, known)
         return known
 
+    def intern_unseen(self, kind: SegmentKind, seen: Sequence[bytes], key: bytes, n_tokens: int) -> Interned:
+        """Number of tools or a system prompt that is known in part.
+
+        Args:
+            kind: Which of the two.
+            seen: The tools or system blocks that are known, as JSON.
+            key: What the rest is known by.
+            n_tokens: Length of the rest, which comes first, in tokens.
+        """
+        known = normalise(kind, b"[" + b",".join(seen) + b"]", self._salt, keep_billing_header=True)
+        payload = unseen_payload(self._salt, key, n_tokens)
+        text = "[" + UNSEEN_BLOCK + ("," + known.text[1:] if seen else "]")
+        blocks = 1 + known.n_content_blocks
+        segment = replace(known, text=text, payloads=(payload, *known.payloads), n_content_blocks=blocks)
+        length = payload.estimated_tokens.to_bytes(8, "little")
+        return Interned(self._number(kind.encode() + text.encode() + payload.digest + length, segment), (), None)
+
     def content_id(self, model: str, indexes: list[int]) -> int:
         """Salted id of a request's content, the same in any database."""
         return salted_u64(self._salt, model.encode() + b"".join([self._ids[index] for index in indexes]))
@@ -116,15 +135,20 @@ class SegmentInterner:
 
     def _add(self, kind: SegmentKind, raw: bytes) -> Interned:
         segment = normalise(kind, raw, self._salt, keep_billing_header=self._keep_billing_header)
-        identity = kind.encode() + segment.text.encode() + b"".join(p.digest for p in segment.payloads)
+        index = self._number(
+            kind.encode() + segment.text.encode() + b"".join(p.digest for p in segment.payloads), segment
+        )
+        churn = segment.billing_churn
+        return Interned(index, segment.markers, None if churn is None else self._churn_id(churn))
+
+    def _number(self, identity: bytes, segment: NormalisedSegment) -> int:
         segment_id = salted_digest(self._salt, identity)
         index = self._index_of.get(segment_id)
         if index is None:
             index = self._index_of[segment_id] = len(self._ids)
             self._ids.append(segment_id)
             self._queue(index, segment_id, segment)
-        churn = segment.billing_churn
-        return Interned(index, segment.markers, None if churn is None else self._churn_id(churn))
+        return index
 
     def _churn_id(self, churn: str) -> int:
         return salted_u64(self._salt, churn.encode("utf-8", "surrogatepass"))

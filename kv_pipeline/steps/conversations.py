@@ -132,6 +132,7 @@ def user_requests(store: Store, user_id: str, keys: Sequence[str]) -> pl.DataFra
     raw = store.read(RAW_REQUESTS, requests["database_id"].unique().sort())
     billed = raw.select(
         "database_id", pl.col("routed_model").fill_null(pl.col("model")).alias("model"), "is_streaming",
+        "exactness",
         "api_time_s", "ttft_s", *_USAGE, "tools_segment", "system_segment", "message_segments",
         billed_row_id="row_id",
     )  # fmt: skip

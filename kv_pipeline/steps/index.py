@@ -17,6 +17,7 @@ from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
 from kv_pipeline.steps.recovery import recovered_structure
+from kv_pipeline.steps.transcribed import transcribed_partition, write_transcribed
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
 from kv_pipeline.store import Store
 
@@ -38,14 +39,19 @@ def transcripts_partition(user_id: str) -> str:
 
 
 def user_databases(store: Store, user_id: str) -> list[str]:
-    """Databases of a user that the store holds."""
+    """Databases of a user that the store holds, and the requests that were made from transcripts."""
     return [key for key in store.state(CONTENT_STATE) if key.partition("/")[0] == user_id]
+
+
+def recordings(store: Store, user_id: str) -> list[str]:
+    """Databases and logs of a user that the store holds."""
+    return [key for key in user_databases(store, user_id) if key != transcribed_partition(user_id)]
 
 
 def user_fingerprint(store: Store, user_id: str, transcripts: UserTranscripts) -> str:
     """Fingerprint of the inputs of a user's index: transcripts, and what the user's databases say."""
     content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
-    databases = [(key, content[key], indexed.get(key)) for key in user_databases(store, user_id)]
+    databases = [(key, content[key], indexed.get(key)) for key in recordings(store, user_id)]
     digest = hashlib.blake2b(repr((transcripts.fingerprint, databases)).encode(), digest_size=16)
     return f"{CONVERSATION_INDEX_VERSION}-{digest.hexdigest()}"
 
@@ -54,16 +60,17 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     """Write a user's conversation_index."""
     fingerprint = user_fingerprint(store, user_id, transcripts)
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
-    databases = user_databases(store, user_id)
-    requests = store.read(RAW_REQUESTS, databases)
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)
-    message_index = store.read(MESSAGE_INDEX, databases)
+    recorded = store.read(RAW_REQUESTS, recordings(store, user_id))
+    notices = write_transcribed(store, user_id, recorded, transcripts.files, read, transcribed)
+    requests = pl.concat([recorded, store.read(RAW_REQUESTS, [transcribed_partition(user_id)])])
+    message_index = store.read(MESSAGE_INDEX, user_databases(store, user_id))
     recovered = recovered_structure(store, requests, transcribed)
     index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)
-    skips = [skip for transcript in read for skip in transcript.skips] + _copies(requests)
+    skips = [skip for transcript in read for skip in transcript.skips] + notices + _copies(requests)
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
     return IndexedUser(index, skips)

@@ -29,6 +29,7 @@ from kv_pipeline.steps.index import (
     user_fingerprint,
 )
 from kv_pipeline.steps.purge import without_content
+from kv_pipeline.steps.transcribed import is_whole
 from kv_pipeline.store import Store
 
 DATABASE_MODELS: Final = (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT, MESSAGE_INDEX)
@@ -58,7 +59,9 @@ def stale_users(store: Store, landing: Landing) -> list[str]:
     here = [
         user
         for user in landing.users
-        if user not in present or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+        if user not in present
+        or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
+        or not is_whole(store, user)
     ]
     elsewhere = set(state) - set(landing.users) - present
     stuck = stuck_users(store, landing) if store.state(CONTENT_STATE) else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -98,6 +99,11 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
         options=options,
         session_id=session_id,
     )
+
+
+def options_of(params: Mapping[str, object]) -> Options:
+    """The options among a request's parameters."""
+    return _options(*map(params.get, _OPTION_KEYS))
 
 
 def not_json(error: Exception, database_id: str, row_id: int) -> InputError:

@@ -12,7 +12,7 @@ from kv_pipeline.core.hashing import salted_u64
 from kv_pipeline.core.normalise import SegmentKind
 from kv_pipeline.errors import Skip
 from kv_pipeline.schemas.columns import frame_of
-from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
+from kv_pipeline.schemas.requests import RAW_REQUESTS, RECORDED, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.answer import Answer
 from kv_pipeline.sources.anthropic_messages.body import not_json
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody, RepetitionParser
@@ -45,6 +45,7 @@ class Facts(NamedTuple):
         model: Model to assume if the body names none.
         routed_model: Model that a proxy sent it to.
         payload_bytes: Bytes of request and answer as recorded.
+        exactness: One of `EXACTNESS`.
     """
 
     row_id: int
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
     model: str | None
     routed_model: str | None
     payload_bytes: int
+    exactness: str = RECORDED
 
 
 class RequestRows:
@@ -106,6 +108,23 @@ class RequestRows:
         self._bodies.remember(raw or b"", body, messages)
         return Parts.of(tools, system, messages, rest.automatic_cache_ttl)
 
+    def segment(self, kind: SegmentKind, raw: bytes) -> int:
+        """Number of a segment, given its JSON as sent.
+
+        Raises:
+            ValueError: It is not JSON.
+            RecursionError: It is nested too deeply.
+        """
+        return self._interner.intern(kind, raw).segment_index
+
+    def unseen_segment(self, kind: SegmentKind, seen: Sequence[bytes], key: bytes, n_tokens: int) -> int:
+        """Number of tools or a system prompt that is known in part, as `SegmentInterner.intern_unseen`."""
+        return self._interner.intern_unseen(kind, seen, key, n_tokens).segment_index
+
+    def hand_on(self) -> None:
+        """Hand on the segments that are still pending."""
+        self._interner.flush()
+
     def row(self, facts: Facts, body: ParsedBody, parts: Parts, answer: Answer) -> Row:
         """A row of `RAW_REQUESTS`."""
         usage, rest = answer.usage, body.rest
@@ -126,6 +145,8 @@ class RequestRows:
             answer.has_applied_edits,
         )
         origin = (self._recorded_by, rest.session_id)
+        # Rows that were recorded keep the digest that they had before there was any other kind.
+        exactness = () if facts.exactness == RECORDED else (facts.exactness,)
         digest_of = (
             request_id,
             facts.requested_at_utc.isoformat(),
@@ -135,6 +156,7 @@ class RequestRows:
             content_id,
             cache_facts,
             origin,
+            *exactness,
         )
         return (
             (self._database_id, facts.row_id, request_id, facts.requested_at_utc)
@@ -143,6 +165,7 @@ class RequestRows:
             + (facts.payload_bytes, content_id, parts.billing_header_id)
             + cache_facts
             + origin
+            + (facts.exactness,)
             + (salted_u64(self._salt, repr(digest_of).encode()),)
         )
 

@@ -13,6 +13,7 @@ from kv_pipeline.errors import Skip
 from kv_pipeline.names import printable, safe_name
 from kv_pipeline.schemas.requests import MISS_REASONS
 from kv_pipeline.sources import lines
+from kv_pipeline.sources.lenient import decode_leniently
 from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
     AgentInput,
@@ -23,7 +24,6 @@ from kv_pipeline.sources.transcripts.records import (
     Diagnostics,
     Record,
     decode_blocks,
-    decode_leniently,
     decode_record,
 )
 

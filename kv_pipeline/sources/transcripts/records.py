@@ -5,16 +5,15 @@ A field of an unexpected type counts as absent, and the rest of its record is us
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import msgspec
+
+from kv_pipeline.sources.lenient import Count, decode_leniently, usable
 
 _ABSENT: Final = msgspec.Raw(b"null")
 AGENT_TOOLS: Final = ("Agent", "Task")
 """Tools that start a sub-agent: `Task` until client 2.0, `Agent` since."""
-
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class Message(msgspec.Struct):
@@ -131,38 +130,7 @@ def decode_blocks(content: bytes) -> list[ContentBlock]:
     except msgspec.ValidationError:
         blocks = msgspec.json.decode(content)
         return (
-            [_usable(block, ContentBlock) for block in blocks if isinstance(block, dict)]
+            [usable(block, ContentBlock) for block in blocks if isinstance(block, dict)]
             if isinstance(blocks, list)
             else []
         )
-
-
-def decode_leniently(raw: bytes, struct: type[_Struct]) -> _Struct:
-    """Read a JSON object, with defaults for fields of an unexpected type.
-
-    Raises:
-        msgspec.MsgspecError, RecursionError: It is not a JSON object.
-    """
-    value = msgspec.json.decode(raw)
-    if not isinstance(value, dict):
-        raise msgspec.DecodeError("not a JSON object")
-    return _usable(value, struct)
-
-
-def _usable(value: dict[str, Any], struct: type[_Struct]) -> _Struct:
-    known = {field.name: _field(value[field.encode_name], field.type)
-             for field in msgspec.structs.fields(struct) if field.encode_name in value}  # fmt: skip
-    return struct(**{name: found for name, found in known.items() if found is not None})
-
-
-def _field(value: object, kind: Any) -> object:  # noqa: ANN401  (a type annotation)
-    """The field's value, None if it is not of its type."""
-    if kind is msgspec.Raw:
-        return msgspec.Raw(msgspec.json.encode(value))
-    nested = next((struct for struct in (Message, CompactMetadata) if kind == struct | None), None)
-    if nested is not None:
-        return _usable(value, nested) if isinstance(value, dict) else None
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        return None

@@ -6,14 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kv_pipeline.sources.transcripts.records import (
-    AgentInput,
-    AgentMeta,
-    AgentResult,
-    decode_blocks,
-    decode_leniently,
-    decode_record,
-)
+from kv_pipeline.sources.lenient import decode_leniently
+from kv_pipeline.sources.transcripts.records import AgentInput, AgentMeta, AgentResult, decode_blocks, decode_record
 from kv_pipeline_tests.sources.factories import make_record
 
 ODD: list[Any] = [None, True, 5, 2**63, 2**70, -1, 1.5, "x", [], ["x"], {}, {"a": 1}]
