@@ -42,8 +42,9 @@ def test_a_purge_takes_all_text_and_leaves_everything_that_was_made_of_it(place,
     export_traces(place.store, tmp_path / "after", ExportOptions())
     for path in (tmp_path / "before").iterdir():
         assert (tmp_path / "after" / path.name).read_bytes() == path.read_bytes()
+    export_traces(place.store, tmp_path / "multiple", ExportOptions(block_size=128))
     with pytest.raises(StoreError, match="no longer in the store"):
-        export_traces(place.store, tmp_path / "other", ExportOptions(block_size=128))
+        export_traces(place.store, tmp_path / "other", ExportOptions(block_size=48))
     assert purge_text(place.store).databases == []
 
 
