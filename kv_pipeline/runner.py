@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -18,6 +19,9 @@ from kv_pipeline.steps import plan
 from kv_pipeline.steps.index import transcripts_partition
 from kv_pipeline.steps.repair import mend, notices
 from kv_pipeline.store import SESSION_MARKER, Store
+
+if TYPE_CHECKING:  # importing Dagster takes a second
+    from dagster import DagsterInstance
 
 
 @dataclass(slots=True)
@@ -59,7 +63,12 @@ class Inputs:
 
 
 def bring_up_to_date(
-    store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None, *, verify_all: bool = False
+    store: Store,
+    inputs: Inputs,
+    on_wait: Callable[[], None] | None = None,
+    *,
+    verify_all: bool = False,
+    instance: DagsterInstance | None = None,
 ) -> RunOutcome:
     """Materialize everything that is not up to date.
 
@@ -68,6 +77,7 @@ def bring_up_to_date(
         inputs: Where to look.
         on_wait: Called if another run is working on the store, before waiting for it.
         verify_all: Read every file of the store first, not only those that were touched since they were last verified.
+        instance: Where to record what is materialized; the store's own, or DAGSTER_HOME's, if None.
 
     Raises:
         UsageError: A path does not exist.
@@ -80,7 +90,7 @@ def bring_up_to_date(
         damaged = mend(store, landing, thoroughly=verify_all)
         outcome.quarantined = [str(path.relative_to(store.root)) for path in damaged]
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
-            _materialize(store, inputs, landing, outcome)
+            _materialize(store, inputs, landing, outcome, instance)
         outcome.skipped = _skipped(store, landing)
         outcome.not_in_landing = plan.not_in_landing(store, landing)
     return outcome
@@ -96,10 +106,12 @@ def _is_stale(store: Store, landing: Landing) -> bool:
     )
 
 
-def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome) -> None:
+def _materialize(
+    store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome, instance: DagsterInstance | None
+) -> None:
     from kv_pipeline.defs.session import Session
 
-    with Session.open(store.root, inputs.inbox, inputs.paths) as session:
+    with Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
         databases = plan.stale_databases(store, landing)
         if databases:
             session.run_databases(databases)
