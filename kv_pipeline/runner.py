@@ -5,13 +5,15 @@ Dagster is only imported when something is out of date.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
@@ -84,7 +86,7 @@ def bring_up_to_date(
         StoreError: An asset failed; what it had finished stays.
     """
     outcome = RunOutcome()
-    with store.writing(on_wait):
+    with _faults_named(store), store.writing(on_wait):
         store.sweep()
         landing = inputs.landing()
         damaged = mend(store, landing, thoroughly=verify_all)
@@ -94,6 +96,28 @@ def bring_up_to_date(
         outcome.skipped = _skipped(store, landing)
         outcome.not_in_landing = plan.not_in_landing(store, landing)
     return outcome
+
+
+@contextlib.contextmanager
+def _faults_named(store: Store) -> Iterator[None]:
+    """Faults of the system below us as an error that says what to do; what was finished stays, the rest is repeated."""
+    try:
+        yield
+    except OSError as error:
+        what = f"The store at {store.root} can't be written or read: {error.strerror or type(error).__name__}"
+        raise StoreError(f"{what}. Check space and permissions, then run again.") from error
+
+
+@contextlib.contextmanager
+def _records_named() -> Iterator[None]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        why = str(getattr(error, "orig", None) or type(error).__name__)
+        remedy = "Check space and permissions, then run again"
+        raise StoreError(f"Dagster's records can't be written: {why}. {remedy}.") from error
 
 
 def _is_stale(store: Store, landing: Landing) -> bool:
@@ -111,7 +135,7 @@ def _materialize(
 ) -> None:
     from kv_pipeline.defs.session import Session
 
-    with Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
+    with _records_named(), Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
         databases = plan.stale_databases(store, landing)
         if databases:
             session.run_databases(databases)
