@@ -15,6 +15,7 @@ import polars as pl
 
 from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
+from kv_pipeline.logs import detail
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
@@ -89,7 +90,10 @@ def bring_up_to_date(
     with _faults_named(store), store.writing(on_wait):
         store.sweep()
         landing = inputs.landing()
+        detail("landing", recordings=len(landing.databases), users=len(landing.users), skips=len(landing.skips))
         damaged = mend(store, landing, thoroughly=verify_all)
+        for path in damaged:
+            detail("quarantined", file=str(path.relative_to(store.root)))
         outcome.quarantined = [str(path.relative_to(store.root)) for path in damaged]
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
             _materialize(store, inputs, landing, outcome, instance)
@@ -137,6 +141,7 @@ def _materialize(
 
     with _records_named(), Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
         databases = plan.stale_databases(store, landing)
+        detail("stale", databases=len(databases))
         if databases:
             session.run_databases(databases)
             outcome.recomputed |= {"raw_requests": len(databases), "message_index": len(databases)}
@@ -145,6 +150,7 @@ def _materialize(
             session.run_index()
             outcome.recomputed["conversation_index"] = len(users)
         changed = plan.stale_conversations(store)
+        detail("stale", users=len(users), conversations=len(changed))
         if changed:
             session.run_conversations(changed)
             outcome.recomputed |= dict.fromkeys(plan.CONVERSATION_TABLES, len(changed))

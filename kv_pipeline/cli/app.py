@@ -100,6 +100,7 @@ def run(
         bool, typer.Option("--rebuild", help="Make everything again, also of a store that an older version made.")
     ] = False,
     drop_lost: DropLostOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than a line a partition.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
@@ -110,7 +111,12 @@ def run(
 
     keep = True if keep_billing_header else None
     wanted = RunOptions(
-        block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
+        block_size=block_size,
+        keep_billing_header=keep,
+        verify=verify,
+        rebuild=rebuild,
+        drop_lost=drop_lost,
+        verbose=verbose,
     )
     if run_command(inbox, tuple(paths or ()), store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-RAW_REQUESTS_VERSION: Final = "3"
+RAW_REQUESTS_VERSION: Final = "4"
 CONVERSATION_INDEX_VERSION: Final = "2"
 TOKENIZED_BLOCKS_VERSION: Final = "2"
 TRACES_VERSION: Final = "1"
