@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from kv_pipeline.errors import Skip, UsageError
+from kv_pipeline.links import REMEDY, Bounds
 from kv_pipeline.names import printable, safe_name
 from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, CLAUDE_TRACE
 from kv_pipeline.sources.claude_trace.detection import is_log
@@ -81,11 +82,12 @@ def discover(inbox: Path) -> Landing:
     except OSError as error:
         raise UsageError(f"{inbox} can't be read: {error.strerror}. Check its permissions.") from error
     if (inbox / PROJECTS).is_dir():
-        _add_user(landing, inbox, safe_name(inbox.resolve().name))
+        _add_user(landing, inbox, inbox, safe_name(inbox.resolve().name))
         return landing
     for entry in entries:
         if entry.is_dir() and not entry.name.startswith("."):
-            _add_user(landing, entry, safe_name(entry.name))
+            if not _is_astray(landing, Bounds(None, inbox), entry, entry.name):
+                _add_user(landing, entry, inbox, safe_name(entry.name))
         elif entry.suffix == ".db" or (entry.suffix == ".jsonl" and _is_log(landing, entry)):
             found, remedy = "the recording is in no user's folder", "Move it into a folder named after its user."
             landing.skips.append(Skip(printable(entry.name), None, "no_user_folder", found, remedy))
@@ -122,14 +124,15 @@ def direct(paths: Iterable[Path]) -> Landing:
     return landing
 
 
-def _add_user(landing: Landing, folder: Path, user_id: str) -> None:
-    for path in _files(landing, folder, ".db"):
+def _add_user(landing: Landing, folder: Path, inbox: Path, user_id: str) -> None:
+    bounds = Bounds(folder, inbox)
+    for path in _files(landing, folder, ".db", bounds=bounds):
         relative = path.relative_to(folder).with_suffix("")
         _add_database(landing, user_id, path, "/".join(map(safe_name, relative.parts)))
-    for path in _files(landing, folder, ".jsonl", without=folder / PROJECTS):
+    for path in _files(landing, folder, ".jsonl", without=folder / PROJECTS, bounds=bounds):
         if _is_log(landing, path):
             _add_database(landing, user_id, path, _log_name(path.relative_to(folder)), CLAUDE_TRACE)
-    files = _files(landing, folder / PROJECTS, ".jsonl")
+    files = _files(landing, folder / PROJECTS, ".jsonl", bounds=bounds)
     _add_transcripts(landing, user_id, [(str(file.relative_to(folder).parent), file) for file in files])
 
 
@@ -166,10 +169,20 @@ def _add_transcripts(landing: Landing, user_id: str, found: list[tuple[str, Path
         )
 
 
-def _files(landing: Landing, folder: Path, suffix: str, without: Path | None = None) -> list[Path]:
+def _is_astray(landing: Landing, bounds: Bounds, path: Path, name: str) -> bool:
+    found = bounds.astray(path)
+    if found is not None:
+        landing.skips.append(Skip(printable(name), None, "foreign_link", found, REMEDY))
+    return found is not None
+
+
+def _files(
+    landing: Landing, folder: Path, suffix: str, without: Path | None = None, bounds: Bounds | None = None
+) -> list[Path]:
     """Files below a folder, less those of one below it, in sorted order; a folder that can't be read is noted.
 
-    Links to folders are not followed, except `folder` itself, so nothing is read twice and no circle can form.
+    Links to folders are not followed, except `folder` itself, so nothing is read twice and no circle can form. Links
+    that lead out of bounds are noted.
     """
 
     def note(error: OSError) -> None:
@@ -177,10 +190,16 @@ def _files(landing: Landing, folder: Path, suffix: str, without: Path | None = N
             source, found = printable(str(error.filename)), f"the folder can't be read: {error.strerror}"
             landing.skips.append(Skip(source, None, "unreadable_folder", found, "Check its permissions."))
 
+    def is_good(path: Path) -> bool:
+        return bounds is None or not _is_astray(landing, bounds, path, str(path.relative_to(bounds.inbox)))
+
     found = []
+    if folder.is_symlink() and not is_good(folder):
+        return []
     for directory, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if Path(directory, name) != without]
-        found += [path for path in map(Path(directory).joinpath, names) if path.suffix == suffix]
+        paths = [path for path in map(Path(directory).joinpath, names) if path.suffix == suffix]
+        found += [path for path in paths if is_good(path)]
     return sorted(found)
 
 

@@ -5,19 +5,26 @@ Dagster is only imported when something is out of date.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
+from kv_pipeline.logs import detail
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.index import transcripts_partition
 from kv_pipeline.steps.repair import mend, notices
 from kv_pipeline.store import SESSION_MARKER, Store
+
+if TYPE_CHECKING:  # importing Dagster takes a second
+    from dagster import DagsterInstance
 
 
 @dataclass(slots=True)
@@ -59,7 +66,12 @@ class Inputs:
 
 
 def bring_up_to_date(
-    store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None, *, verify_all: bool = False
+    store: Store,
+    inputs: Inputs,
+    on_wait: Callable[[], None] | None = None,
+    *,
+    verify_all: bool = False,
+    instance: DagsterInstance | None = None,
 ) -> RunOutcome:
     """Materialize everything that is not up to date.
 
@@ -68,22 +80,48 @@ def bring_up_to_date(
         inputs: Where to look.
         on_wait: Called if another run is working on the store, before waiting for it.
         verify_all: Read every file of the store first, not only those that were touched since they were last verified.
+        instance: Where to record what is materialized; the store's own, or DAGSTER_HOME's, if None.
 
     Raises:
         UsageError: A path does not exist.
         StoreError: An asset failed; what it had finished stays.
     """
     outcome = RunOutcome()
-    with store.writing(on_wait):
+    with _faults_named(store), store.writing(on_wait):
         store.sweep()
         landing = inputs.landing()
+        detail("landing", recordings=len(landing.databases), users=len(landing.users), skips=len(landing.skips))
         damaged = mend(store, landing, thoroughly=verify_all)
+        for path in damaged:
+            detail("quarantined", file=str(path.relative_to(store.root)))
         outcome.quarantined = [str(path.relative_to(store.root)) for path in damaged]
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
-            _materialize(store, inputs, landing, outcome)
+            _materialize(store, inputs, landing, outcome, instance)
         outcome.skipped = _skipped(store, landing)
         outcome.not_in_landing = plan.not_in_landing(store, landing)
     return outcome
+
+
+@contextlib.contextmanager
+def _faults_named(store: Store) -> Iterator[None]:
+    """Faults of the system below us as an error that says what to do; what was finished stays, the rest is repeated."""
+    try:
+        yield
+    except OSError as error:
+        what = f"The store at {store.root} can't be written or read: {error.strerror or type(error).__name__}"
+        raise StoreError(f"{what}. Check space and permissions, then run again.") from error
+
+
+@contextlib.contextmanager
+def _records_named() -> Iterator[None]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        why = str(getattr(error, "orig", None) or type(error).__name__)
+        remedy = "Check space and permissions, then run again"
+        raise StoreError(f"Dagster's records can't be written: {why}. {remedy}.") from error
 
 
 def _is_stale(store: Store, landing: Landing) -> bool:
@@ -96,11 +134,14 @@ def _is_stale(store: Store, landing: Landing) -> bool:
     )
 
 
-def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome) -> None:
+def _materialize(
+    store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome, instance: DagsterInstance | None
+) -> None:
     from kv_pipeline.defs.session import Session
 
-    with Session.open(store.root, inputs.inbox, inputs.paths) as session:
+    with _records_named(), Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
         databases = plan.stale_databases(store, landing)
+        detail("stale", databases=len(databases))
         if databases:
             session.run_databases(databases)
             outcome.recomputed |= {"raw_requests": len(databases), "message_index": len(databases)}
@@ -109,6 +150,7 @@ def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOut
             session.run_index()
             outcome.recomputed["conversation_index"] = len(users)
         changed = plan.stale_conversations(store)
+        detail("stale", users=len(users), conversations=len(changed))
         if changed:
             session.run_conversations(changed)
             outcome.recomputed |= dict.fromkeys(plan.CONVERSATION_TABLES, len(changed))

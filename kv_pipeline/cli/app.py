@@ -106,6 +106,7 @@ def run(
         bool, typer.Option("--rebuild", help="Make everything again, also of a store that an older version made.")
     ] = False,
     drop_lost: DropLostOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than a line a partition.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
@@ -116,7 +117,12 @@ def run(
 
     keep = True if keep_billing_header else None
     wanted = RunOptions(
-        block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
+        block_size=block_size,
+        keep_billing_header=keep,
+        verify=verify,
+        rebuild=rebuild,
+        drop_lost=drop_lost,
+        verbose=verbose,
     )
     given = (*(paths or ()), *(projects or ()))
     if run_command(inbox, given, store, wanted, as_json=as_json):

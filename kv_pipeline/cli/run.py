@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from kv_pipeline.cli.display import console, is_narrow, print_json, print_table, showing_progress
+from kv_pipeline.logs import to_stderr
 from kv_pipeline.reports.summary import conversation_summary, not_traced, users_without_conversations
 from kv_pipeline.runner import Inputs, RunOutcome, bring_up_to_date
 from kv_pipeline.steps.renew import empty
@@ -41,6 +42,7 @@ class RunOptions:
         verify: Read every file of the store first.
         rebuild: Make everything again.
         drop_lost: Rebuild although recordings that are no longer there are lost.
+        verbose: Whether to log what is only of interest when looking closely.
     """
 
     block_size: int | None = None
@@ -48,6 +50,7 @@ class RunOptions:
     verify: bool = False
     rebuild: bool = False
     drop_lost: bool = False
+    verbose: bool = False
 
 
 def run_command(
@@ -60,7 +63,7 @@ def run_command(
     if options.rebuild:
         empty(store_path, landing, drop_lost=options.drop_lost, on_wait=_say_waiting)
     store = Store.open(store_path, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
-    with showing_progress():
+    with to_stderr(verbose=options.verbose), showing_progress():
         outcome = bring_up_to_date(store, inputs, on_wait=_say_waiting, verify_all=options.verify)
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from kv_pipeline.core.hashing import salted_u64
-from kv_pipeline.core.normalise import BILLING_HEADER_PREFIX, SegmentKind, serialise, well_formed
+from kv_pipeline.core.normalise import BILLING_HEADER_PREFIX, SegmentKind, serialise, type_name
 
 TOOL: Final = "tool"
 DEFERRED_TOOL: Final = "deferred_tool"
@@ -151,7 +151,7 @@ def _identity(block: object, text: str | None, sent: str) -> bytes:
 def _kind(kind: SegmentKind, block: object) -> str:
     if kind is SegmentKind.MESSAGE:
         found = block.get("type") if isinstance(block, dict) else None
-        return well_formed(found) if isinstance(found, str) else OTHER
+        return type_name(found) if isinstance(found, str) else OTHER
     if kind is SegmentKind.SYSTEM:
         return BILLING_HEADER if (_text(block) or "").startswith(BILLING_HEADER_PREFIX) else SYSTEM
     return DEFERRED_TOOL if isinstance(block, dict) and block.get("defer_loading") is True else TOOL

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from kv_pipeline.core.payloads import Payload, read_payload
 
+OTHER_TYPE: Final = "other"
+_TYPE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 REMOVED_KEYS: Final = frozenset({"cache_control", "signature"})
 NORMALISATION: Final = "json-compact-ascii/without-cache_control-signature/base64-out/v1"
 """Names the rules above; part of the fingerprint of everything derived from segments."""
@@ -154,7 +156,7 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         text=text,
         markers=tuple(cleaning.markers),
         payloads=tuple(cleaning.payloads),
-        role=well_formed(message["role"]) if isinstance(message.get("role"), str) else None,
+        role=type_name(message["role"]) if isinstance(message.get("role"), str) else None,
         content_types=_content_types(blocks) if kind is SegmentKind.MESSAGE else (),
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
         billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
@@ -223,7 +225,12 @@ def _content_types(content: object) -> tuple[str, ...]:
 def block_types(blocks: Iterable[object]) -> tuple[str, ...]:
     """Sorted distinct `type` values of content blocks."""
     types = (block.get("type") for block in blocks if isinstance(block, dict))
-    return tuple(sorted({well_formed(kind) for kind in types if isinstance(kind, str)}))
+    return tuple(sorted({type_name(kind) for kind in types if isinstance(kind, str)}))
+
+
+def type_name(text: str) -> str:
+    """A name from the API's vocabulary: types, roles, reasons. What can't be one is `other`: it could be any text."""
+    return text if _TYPE_NAME.fullmatch(text) else OTHER_TYPE
 
 
 def well_formed(text: str) -> str:

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the context annotation as a type.
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Optional
@@ -17,6 +18,7 @@ from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range, keys_of_run
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import InputError, StoreError
+from kv_pipeline.logs import partition_done
 from kv_pipeline.reports.pictures import summary_markdown
 from kv_pipeline.schemas import blocks, explanations, requests
 from kv_pipeline.schemas import conversations as conversation_tables
@@ -49,9 +51,11 @@ def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
         if key not in landing.databases:
             remedy = "Put it back to read it again; what was read from it earlier is still in the store."
             raise InputError("missing_database", key, "it is not in the landing folder", remedy)
+        started_s = time.monotonic()
         content = ingest_database(store, landing.databases[key])
         notices.update(skip.reason for skip in content.skips)
-        context.log.info(f"{key}: {content.requests.height} requests, {len(content.skips)} notices")
+        counts = {"requests": content.requests.height, "notices": len(content.skips)}
+        partition_done("raw_requests", key, time.monotonic() - started_s, **counts)
         advance(1)
     frame = store.read(requests.RAW_REQUESTS, keys)
     return dg.MaterializeResult(
@@ -83,7 +87,9 @@ def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource)
     store, keys = pipeline.open_store(), keys_of_run(context)
     advance = progress.counter("message_index", len(keys))
     for key in keys:
-        index_database(store, key)
+        started_s = time.monotonic()
+        index = index_database(store, key)
+        partition_done("message_index", key, time.monotonic() - started_s, messages=index.height)
         advance(1)
     frame = store.read(requests.MESSAGE_INDEX, keys)
     twins = frame.filter(pl.col("twin_role") == "replay_twin").height
@@ -130,7 +136,11 @@ def conversation_index(
     advance = progress.counter("conversation_index", len(users))
     notices = Counter(skip.reason for skip in landing.skips)
     for user in users:
-        notices.update(skip.reason for skip in index_user(store, user, plan.transcripts_of(landing, user)).skips)
+        started_s = time.monotonic()
+        made = index_user(store, user, plan.transcripts_of(landing, user))
+        notices.update(skip.reason for skip in made.skips)
+        counts = {"requests": made.tables[0].height, "notices": len(made.skips)}
+        partition_done("conversation_index", user, time.monotonic() - started_s, **counts)
         advance(1)
     to_make = _register_conversations(context.instance, store)
     known = conversations(store)

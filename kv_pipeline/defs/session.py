@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,16 +35,18 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, store: Path, inbox: Path, paths: Sequence[Path]) -> Iterator[Session]:
-        """Open the store's instance; runs that died are marked as failed.
+    def open(
+        cls, store: Path, inbox: Path, paths: Sequence[Path], instance: dg.DagsterInstance | None = None
+    ) -> Iterator[Session]:
+        """Open the store's instance, unless one is given; runs that died are marked as failed.
 
         The marker outlives a killed process, and a failed one: then somebody has to look after its runs.
         """
         resource = PipelineResource(inbox=str(inbox), store=str(store), paths=[str(path) for path in paths])
-        with open_instance(store) as instance:
-            fail_dead_runs(instance)
+        with open_instance(store) if instance is None else contextlib.nullcontext(instance) as opened:
+            fail_dead_runs(opened)
             (store / SESSION_MARKER).touch()
-            yield cls(instance, resource)
+            yield cls(opened, resource)
         (store / SESSION_MARKER).unlink(missing_ok=True)
 
     def run_databases(self, keys: Sequence[str]) -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
+from kv_pipeline.limits import max_payload_bytes
+
 BOM: Final = b"\xef\xbb\xbf"
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024
-"""Longest line that is read: five times what the API takes, and a bound on memory."""
+"""Longest line that is ever read: a bound on memory, whatever `limits.max_payload_bytes` says."""
+
+
+def max_line_bytes() -> int:
+    """Longest line that is read."""
+    return min(MAX_LINE_BYTES, max_payload_bytes())
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """Lines; of one that is too long as much as shows that it is."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    limit = max_line_bytes()
+    while line := file.readline(limit + 1):
         rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
+        while len(rest) > limit and not rest.endswith(b"\n"):
+            rest = file.readline(limit + 1)
         yield line

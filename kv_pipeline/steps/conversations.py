@@ -5,6 +5,7 @@ Work goes user by user, so each user's requests are joined once, and in batches 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.core.traces import trace_rows, with_resets
 from kv_pipeline.core.validation import billed_requests, conversation_hits, report_rows
+from kv_pipeline.logs import partition_done
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, CONVERSATIONS
 from kv_pipeline.schemas.requests import RAW_REQUESTS
@@ -103,7 +105,7 @@ def _make(
     """Check a batch's frames in one go, write each partition, then record their fingerprints."""
     n_partitions = n_rows = 0
     for fingerprints, requests in _batches(store, keys):
-        made = list(frames(requests))
+        made = list(_logged(model.name, frames(requests)))
         if made:
             check(model, pl.concat(made))
         names = [frame["conversation_id"][0] for frame in made]
@@ -112,6 +114,16 @@ def _make(
         n_partitions, n_rows = n_partitions + len(made), n_rows + sum(frame.height for frame in made)
         progress(len(made))
     return Made(n_partitions, n_rows)
+
+
+def _logged(table: str, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The frames, each with a line in the log that says how long it took."""
+    started_s = time.monotonic()
+    for frame in frames:
+        ended_s = time.monotonic()
+        partition_done(table, frame["conversation_id"][0], ended_s - started_s, rows=frame.height)
+        yield frame
+        started_s = ended_s
 
 
 def _batches(store: Store, keys: Iterable[str]) -> Iterator[tuple[dict[str, str], pl.DataFrame]]:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -31,12 +33,24 @@ def imported_by(*arguments: object) -> tuple[int, set[str]]:
     return done.returncode, set(json.loads(done.stderr.splitlines()[-1]))
 
 
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO partition asset=(\w+) partition=\S+ duration_s=\d+\.\d{3}( \w+=\d+)+"
+)
+
+
+def assert_one_line_a_partition(run):
+    found = [LINE.fullmatch(line) for line in run.err.splitlines()]
+    assert all(found), run.err
+    assert dict(Counter(match[1] for match in found)) == run.json["recomputed_partitions"]
+
+
 def test_first_run_second_run_and_growth(tmp_path, command):
     inbox, store = tmp_path / "inbox", tmp_path / "store"
     shutil.copytree(EXAMPLE, inbox, ignore=shutil.ignore_patterns("grace"))
     before = listing(inbox)
     first = command("run", "--inbox", inbox, "--store", store, "--json")
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0
+    assert_one_line_a_partition(first)
     assert set(first.json) == KEYS
     assert first.json["notices"] == []
     assert first.json["recomputed_partitions"]["raw_requests"] == 4

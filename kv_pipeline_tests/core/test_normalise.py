@@ -102,7 +102,7 @@ def test_markers(kind, value, markers):
         ([], (), 0),
         ([7, {"type": 7}, {}], (), 3),
         ([{"type": []}, {"type": {}}, {"type": None}], (), 3),
-        ([{"type": "\ud800"}], ("?",), 1),
+        ([{"type": "\ud800"}], ("other",), 1),
         (None, (), 1),
         ({"type": "text"}, (), 1),
     ],
@@ -118,7 +118,7 @@ def test_odd_messages_have_no_role(message):
 
 
 def test_a_role_can_be_stored():
-    assert normalised("message", {"role": "\ud800"}).role == "?"
+    assert normalised("message", {"role": "\ud800"}).role == "other"
 
 
 def test_other_segments_have_no_content_types():
@@ -142,3 +142,8 @@ def test_what_is_no_json_is_refused():
 
 def test_block_types_are_sorted_and_distinct():
     assert block_types([{"type": "b"}, {"type": "a"}, {"type": "b"}, None, {"type": None}]) == ("a", "b")
+
+
+@pytest.mark.parametrize("text", ["", "a text", "x" * 65, "<b>", "=1+1", "\ud83d", "é", "a\n"])
+def test_types_that_could_be_any_text_are_other(text):
+    assert block_types([{"type": text}, {"type": "tool_use"}]) == ("other", "tool_use")

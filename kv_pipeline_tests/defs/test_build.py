@@ -33,8 +33,9 @@ def test_definitions_load_without_a_warning() -> None:
         dg.Definitions.validate_loadable(build_defs())
 
 
-def test_six_assets() -> None:
-    assert {spec.key.to_user_string() for spec in definitions().resolve_all_asset_specs()} == set(ASSETS)
+def test_six_assets_and_what_is_made_of_them_every_night() -> None:
+    found = {spec.key.to_user_string() for spec in definitions().resolve_all_asset_specs()}
+    assert found == {*ASSETS, "nightly_report"}
 
 
 @pytest.mark.parametrize("name", ASSETS)
@@ -79,12 +80,13 @@ def test_a_range_is_one_run() -> None:
 
 def test_sensor_is_off_and_everything_is_described() -> None:
     repository = definitions().get_repository_def()
-    (sensor,) = repository.sensor_defs
-    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
-    assert sensor.description
+    for sensor in repository.sensor_defs:
+        assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+        assert sensor.description
     jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
     assert {job.name for job in jobs if job.description} == {
         "ingest_databases",
         "index_conversations",
         "make_conversations",
+        "nightly",
     }

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kv_pipeline.core.normalise import block_types, well_formed
+from kv_pipeline.core.normalise import block_types, type_name, well_formed
 from kv_pipeline.schemas.requests import CLIENT_TOOLS, MISS_REASONS
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
@@ -90,7 +90,7 @@ def answer_of(
         outcome=_outcome(status_code, message),
         status_code=status_code,
         message_id=_text(message.message_id),
-        stop_reason=_text(message.stop_reason),
+        stop_reason=_named(message.stop_reason),
         output_types=block_types(message.blocks),
         tools=_tools(message.blocks),
         usage=_usage(message.usage),
@@ -252,6 +252,10 @@ def _integer(value: object, maximum: int = _MAX_TOKENS) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum else None
+
+
+def _named(value: object) -> str | None:
+    return type_name(value) if isinstance(value, str) and value else None
 
 
 def _text(value: object) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kv_pipeline.errors import InputError
+from kv_pipeline.limits import PAYLOAD_VARIABLE, max_payload_bytes
 from kv_pipeline.sources.claude_code_proxy.connection import LOCK_TIMEOUT_S, opened
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
@@ -17,6 +18,7 @@ _BATCH_ROWS: Final = 16
 _FIRST_ROW: Final = -(2**63)
 _LAST_ROW: Final = 2**63 - 1
 _PRIMARY_CODE: Final = 0xFF
+_OF_ONE_ROW: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG)
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _NOT_ACCESSIBLE: Final = (
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL,
@@ -55,6 +57,7 @@ def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iter
     try:
         _check_header(path, database_id)
         with opened(path, scratch) as connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_payload_bytes())  # SQLite loads no longer rows
             connection.execute("BEGIN")
             yield from _rows(connection, _query(connection, database_id), database_id)
     except OSError as error:
@@ -98,9 +101,12 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
     first, last, limit = _FIRST_ROW, _last_row_id(connection, database_id), _BATCH_ROWS
     while first <= last:
         try:
-            batch = connection.execute(query, (first, last, limit)).fetchall()
+            n_rows = 0
+            for row in connection.execute(query, (first, last, limit)):  # one in memory at a time
+                yield RequestRow(row[0], *map(_bytes, row[1:]))
+                first, n_rows = row[0] + 1, n_rows + 1
         except sqlite3.DatabaseError as error:
-            if _code(error) != sqlite3.SQLITE_CORRUPT:
+            if _code(error) not in _OF_ONE_ROW:
                 raise
             if limit > 1:
                 limit = 1
@@ -108,14 +114,18 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
             row_id = _next_row_id(connection, first)
             if row_id is None:
                 raise
-            yield InputError("damaged_row", database_id, "the row is damaged", _recovery(), row_id)
+            yield _bad_row(database_id, row_id, error)
             first = row_id + 1
             continue
-        if not batch:
+        if not n_rows:
             return
-        for row in batch:
-            yield RequestRow(row[0], *map(_bytes, row[1:]))
-        first = batch[-1][0] + 1
+
+
+def _bad_row(database_id: str, row_id: int, error: sqlite3.DatabaseError) -> InputError:
+    if _code(error) == sqlite3.SQLITE_TOOBIG:
+        found = f"its request or answer is longer than {max_payload_bytes():,} bytes"
+        return InputError("large_row", database_id, found, f"Raise {PAYLOAD_VARIABLE} if it is wanted.", row_id)
+    return InputError("damaged_row", database_id, "the row is damaged", _recovery(), row_id)
 
 
 def _last_row_id(connection: sqlite3.Connection, database_id: str) -> int:

@@ -74,8 +74,8 @@ class LogReader:
             self._skips.append(Skip(self._database_id, None, "empty_file", found, remedy))
 
     def _line(self, number: int, line: bytes) -> None:
-        if len(line) > lines.MAX_LINE_BYTES:
-            raise self._error("long_line", number, f"the line is longer than {lines.MAX_LINE_BYTES >> 20} MiB")
+        if len(line) > (limit := lines.max_line_bytes()):
+            raise self._error("long_line", number, f"the line is longer than {limit:,} bytes")
         if not line.strip():
             return
         try:

@@ -138,8 +138,8 @@ class _Reading:
         self._is_warmup: bool | None = None
 
     def line(self, number: int, line: bytes) -> None:
-        if len(line) > lines.MAX_LINE_BYTES:
-            self._skip(number, "long_line", f"the line is longer than {lines.MAX_LINE_BYTES >> 20} MiB")
+        if len(line) > (limit := lines.max_line_bytes()):
+            self._skip(number, "long_line", f"the line is longer than {limit:,} bytes")
             return
         line = line.removeprefix(lines.BOM) if number == 1 else line
         if not any(word in line for word in _WANTED):
