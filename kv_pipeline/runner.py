@@ -6,8 +6,10 @@ Dagster is only imported when something is out of date.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -17,6 +19,10 @@ from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.index import transcripts_partition
 from kv_pipeline.store import SESSION_MARKER, Store
+
+if TYPE_CHECKING:
+    from kv_pipeline.cluster.session import BatchSession
+    from kv_pipeline.defs.session import Session
 
 
 @dataclass(slots=True)
@@ -53,13 +59,16 @@ class Inputs:
         return direct(self.paths) if self.paths else discover(self.inbox)
 
 
-def bring_up_to_date(store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None) -> RunOutcome:
+def bring_up_to_date(
+    store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None, batch_size: int | None = None
+) -> RunOutcome:
     """Materialize everything that is not up to date.
 
     Args:
         store: The store.
-        inputs: Where to look.
+        inputs: Where to look; an inbox, if workers do the work.
         on_wait: Called if another run is working on the store, before waiting for it.
+        batch_size: Most partitions of a run, if Celery workers do the work; None for this process.
 
     Raises:
         UsageError: A path does not exist.
@@ -70,7 +79,7 @@ def bring_up_to_date(store: Store, inputs: Inputs, on_wait: Callable[[], None] |
         store.sweep()
         landing = inputs.landing()
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
-            _materialize(store, inputs, landing, outcome)
+            _materialize(store, inputs, landing, outcome, batch_size)
     outcome.skipped = _skipped(store, landing)
     return outcome
 
@@ -85,10 +94,20 @@ def _is_stale(store: Store, landing: Landing) -> bool:
     )
 
 
-def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome) -> None:
-    from kv_pipeline.defs.session import Session
+def _session(
+    store: Store, inputs: Inputs, batch_size: int | None
+) -> AbstractContextManager[Session] | AbstractContextManager[BatchSession]:
+    if batch_size is None:
+        from kv_pipeline.defs.session import Session
 
-    with Session.open(store.root, inputs.inbox, inputs.paths) as session:
+        return Session.open(store.root, inputs.inbox, inputs.paths)
+    from kv_pipeline.cluster.session import BatchSession
+
+    return BatchSession.open(store, inputs.inbox, batch_size)
+
+
+def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome, batch_size: int | None) -> None:
+    with _session(store, inputs, batch_size) as session:
         databases = plan.stale_databases(store, landing)
         if databases:
             session.run_databases(databases)
@@ -101,7 +120,7 @@ def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOut
         if changed:
             session.run_conversations(changed)
             outcome.recomputed |= dict.fromkeys(plan.CONVERSATION_TABLES, len(changed))
-    if plan.is_roll_up_stale(store):  # conversations were only removed
+    if plan.is_roll_up_stale(store):  # conversations were only removed, or made by workers
         from kv_pipeline.steps.fleet import roll_up
 
         roll_up(store)

@@ -33,8 +33,9 @@ from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE, HASH_SCHEME, salted_dig
 from kv_pipeline.core.normalise import NORMALISATION
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
 from kv_pipeline.errors import StoreError
+from kv_pipeline.locks import alone, holding, lending, locked
 from kv_pipeline.names import TEMPORARY
-from kv_pipeline.processes import is_other_running
+from kv_pipeline.processes import is_other_alive, this_process
 from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
 
@@ -42,9 +43,9 @@ FORMAT_VERSION: Final = 1
 SALT_VARIABLE: Final = "KV_PIPELINE_SALT"
 SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
+WRITER_LOCK: Final = "writer.lock"
 _SALT_BYTES: Final = 32
 _ROW_GROUP_ROWS: Final = 65_536
-_held_writer_locks: set[Path] = set()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Store:
         try:
             root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
-            with _locked(root / "lock"):
+            with locked(root / "lock"):
                 settings = _read_settings(root)
                 salt = _salt(root, is_new=settings is None)
                 check = salted_digest(salt, b"kv_pipeline salt check").hex()
@@ -169,7 +170,7 @@ class Store:
 
     def update_state(self, asset: str, changed: Mapping[str, str], removed: Iterable[str] = ()) -> None:
         """Record fingerprints after their partitions were written."""
-        with _locked(self.root / "lock"):
+        with locked(self.root / "lock"):
             state = self.state(asset) | dict(changed)
             for partition in removed:
                 state.pop(partition, None)
@@ -179,7 +180,7 @@ class Store:
     def replacing(self, path: Path) -> Iterator[Path]:
         """A temporary path that becomes `path` when the block ends without an error."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
         try:
             yield temporary
             _sync(temporary)
@@ -188,34 +189,49 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def writing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the store's writer lock, which only one process has at a time; the system frees a dead one's.
+    def writing(self, on_wait: Callable[[], None] | None = None) -> contextlib.AbstractContextManager[None]:
+        """Hold the writer lock alone: nobody else changes anything. The system frees a dead process's lock.
 
         Args:
             on_wait: Called if another process has it, before waiting.
         """
-        if self.root in _held_writer_locks:  # this process has it already
+        return holding(self.root / WRITER_LOCK, fcntl.LOCK_EX, on_wait)
+
+    def sharing(self, on_wait: Callable[[], None] | None = None) -> contextlib.AbstractContextManager[None]:
+        """Hold the writer lock with others: each works on partitions, and nobody changes what these are made of.
+
+        Several may work on one partition, as when a run that was given up is still alive: both write the same bytes.
+
+        Args:
+            on_wait: Called if another process has it alone, before waiting.
+        """
+        return holding(self.root / WRITER_LOCK, fcntl.LOCK_SH, on_wait)
+
+    def lending(self) -> contextlib.AbstractContextManager[None]:
+        """Let others share the writer lock that this process holds alone; at the end, wait for them."""
+        return lending(self.root / WRITER_LOCK)
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Whether nobody else shares the writer lock that this process holds; if so, nobody does until the end."""
+        return alone(self.root / WRITER_LOCK)
+
+    @contextlib.contextmanager
+    def working_on(self, table: str, partition: str) -> Iterator[None]:
+        """Hold a partition's own lock: for what is made of files that may change between two readers."""
+        name = hashlib.blake2b(f"{table}/{partition}".encode(), digest_size=8).hexdigest()
+        path = self.root / "state" / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
             yield
-            return
-        with (self.root / "writer.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait:
-                    on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            _held_writer_locks.add(self.root)
-            try:
-                yield
-            finally:
-                _held_writer_locks.discard(self.root)
 
     def sweep(self) -> None:
-        """Remove temporary files and folders of processes that were killed."""
+        """Remove temporary files and folders of processes that were killed; call it while writing.
+
+        Then no process of another machine is at work either, and those of this one are looked up.
+        """
         for path in list(self.root.rglob(f"{TEMPORARY}*")):
             process = path.name.removeprefix(TEMPORARY).partition("-")[0]
-            if process.isdigit() and is_other_running(int(process)):
+            if is_other_alive(process):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -334,7 +350,7 @@ def _salt(root: Path, *, is_new: bool) -> bytes:
 def _write_bytes(path: Path, content: bytes) -> None:
     """Atomically, readable by the owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
         file.write(content)
     _sync(temporary)
@@ -348,10 +364,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -32,7 +32,19 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+InboxOption = Annotated[
+    Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+]
 DEFAULT_STORE = Path("data/store")
+DEFAULT_INBOX = Path("data/landing")
+DEFAULT_BATCH_SIZE = 200
+
+
+class Engine(StrEnum):
+    """Who does the work of a run."""
+
+    LOCAL = "local"
+    CELERY = "celery"
 
 
 class SortKey(StrEnum):
@@ -73,10 +85,7 @@ def run(
         list[Path] | None,
         typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
     ] = None,
-    inbox: Annotated[
-        Path,
-        typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
-    ] = Path("data/landing"),
+    inbox: InboxOption = DEFAULT_INBOX,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -84,6 +93,12 @@ def run(
     keep_billing_header: Annotated[
         bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: this process; celery: workers, on any number of machines.")
+    ] = Engine.LOCAL,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Conversations a worker gets at a time.")
+    ] = DEFAULT_BATCH_SIZE,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
@@ -91,10 +106,37 @@ def run(
     Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
     """
     from kv_pipeline.cli.run import run_command
+    from kv_pipeline.runner import Inputs
 
-    keep = True if keep_billing_header else None
-    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+    if paths and engine is Engine.CELERY:
+        raise UsageError("Workers read a landing folder that all of them see: name it with --inbox, and no files.")
+    has_left_out = run_command(
+        Inputs(inbox, tuple(paths or ())),
+        store,
+        block_size=block_size,
+        keep_billing_header=True if keep_billing_header else None,
+        batch_size=batch_size if engine is Engine.CELERY else None,
+        as_json=as_json,
+    )
+    if has_left_out:
         raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(epilog="Example:  kv-pipeline worker --inbox /srv/inbox --store /srv/kv-store --processes 4")
+def worker(
+    inbox: InboxOption = DEFAULT_INBOX,
+    store: StoreOption = DEFAULT_STORE,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Runs at a time.")] = 1,
+    name: Annotated[str, typer.Option("--name", help="Name of the worker, unique on its machine.")] = "kv-pipeline",
+) -> None:
+    """Work on batches that `kv-pipeline run --engine celery` and Dagster's daemon hand out, until stopped.
+
+    Landing folder and store are those of the command, under the paths that they have here. KV_PIPELINE_POSTGRES_URL
+    and KV_PIPELINE_BROKER_URL say where storage and broker are.
+    """
+    from kv_pipeline.cli.worker import worker_command
+
+    worker_command(inbox, store, processes, name)
 
 
 @app.command(name="list", epilog="Example:  kv-pipeline list --sort requests --limit 10")

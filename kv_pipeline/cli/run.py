@@ -26,21 +26,20 @@ DEFINITION = (
 
 
 def run_command(
-    inbox: Path,
-    paths: tuple[Path, ...],
+    inputs: Inputs,
     store_path: Path,
     *,
     block_size: int | None,
     keep_billing_header: bool | None,
+    batch_size: int | None,
     as_json: bool,
 ) -> bool:
     """Bring a store up to date and print what it holds; returns whether some input was left out."""
     started = time.monotonic()
-    inputs = Inputs(inbox, paths)
     inputs.landing()  # a wrong path should not make a store
     store = Store.open(store_path, block_size=block_size, keep_billing_header=keep_billing_header)
     with showing_progress():
-        outcome = bring_up_to_date(store, inputs, on_wait=_say_waiting)
+        outcome = bring_up_to_date(store, inputs, _say_waiting, batch_size)
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)
     return outcome.has_left_out

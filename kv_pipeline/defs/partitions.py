@@ -1,7 +1,8 @@
 """Partitions. Keys are registered by whoever finds them; a run handles a range of many.
 
 A range is what stands between two keys in the list of partitions when the run gets to it, and keys of what changed are
-moved to the list's end. So keys are moved and ranges are read only while holding the store's writer lock.
+moved to the list's end. So keys are moved only while holding the store's writer lock alone, and ranges are read only
+while holding or sharing it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CONVERSATIONS: Final = dg.DynamicPartitionsDefinition(name="conversations")
 ONE_RUN: Final = dg.BackfillPolicy.single_run()
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
+BATCH_TAG: Final = "kv_pipeline/batch"
+"""Tag of runs that are handed out to workers: digest of the store's salt, which says what store they are for."""
 
 
 def claim_range(
