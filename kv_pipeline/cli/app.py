@@ -245,17 +245,31 @@ def analyze(
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
-@app.command(epilog="Example:  kv-pipeline demo --out data/landing")
+@app.command(
+    epilog="Examples:  kv-pipeline demo --out data/landing   |   "
+    "kv-pipeline demo --users 20 --conversations 50 --turns 30 --out /srv/inbox"
+)
 def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Landing folder to make; must not have the demo's users yet.")
     ] = Path("data/landing"),
     preset: Annotated[
-        str, typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB.")
-    ] = "example",
+        str | None,
+        typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB; fleet: many users, 450 MB."),
+    ] = None,
+    users: Annotated[int | None, typer.Option("--users", min=1, help="Users, instead of the preset's.")] = None,
+    conversations: Annotated[
+        int | None, typer.Option("--conversations", min=1, help="Conversations of each user.")
+    ] = None,
+    turns: Annotated[
+        int | None, typer.Option("--turns", min=1, help="Requests of a conversation's main agent, on average.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same traffic.")] = 1,
 ) -> None:
-    """Make a landing folder of invented traffic: both proxy generations, sub-agents, failures, a compaction."""
+    """Make a landing folder of invented traffic: both proxy generations, sub-agents, failures, a compaction.
+
+    With --users, --conversations or --turns, and no preset, it is a fleet: of realistic shape and any size.
+    """
     from kv_pipeline.cli.demo import demo_command
 
-    demo_command(out, preset, seed)
+    demo_command(out, preset, seed, {"users": users, "conversations": conversations, "turns": turns})
