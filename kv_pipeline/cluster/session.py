@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import dagster as dg
+from dagster_postgres.utils import DagsterPostgresException
+from kombu.exceptions import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from kv_pipeline import progress
 from kv_pipeline.cluster.batches import Batch, Launched, weighed
@@ -16,7 +19,7 @@ from kv_pipeline.cluster.launcher import LeasedCeleryRunLauncher
 from kv_pipeline.defs.instance import fail_begun_runs
 from kv_pipeline.defs.partitions import BATCH_TAG, CONVERSATIONS, DATABASES, RANGE_END, RANGE_START, claim_range
 from kv_pipeline.defs.session import Session
-from kv_pipeline.errors import UsageError
+from kv_pipeline.errors import StoreError, UsageError
 from kv_pipeline.landing import discover
 from kv_pipeline.store import Store
 
@@ -81,8 +84,19 @@ class BatchSession:
         owner = {BATCH_TAG: self._store.settings.salt_check}
         batches = [Batch({RANGE_START: part[0], RANGE_END: part[-1], **owner}, len(part)) for part in slices]
         launched = Launched(self._session.instance, self._session.job(job), _say_idle)
-        with self._store.lending():
+        with self._store.lending(), _said_plainly():
             launched.run(batches, progress.counter(job, len(keys)))
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Turn losses of the servers in between into errors that say what to do; messages of drivers may hold URLs."""
+    try:
+        yield
+    except (DBAPIError, DagsterPostgresException) as error:
+        raise StoreError("PostgreSQL was lost. Run again: what workers finished is in the store.") from error
+    except OperationalError as error:
+        raise StoreError("The broker can't be reached. Check KV_PIPELINE_BROKER_URL and run again.") from error
 
 
 def _say_idle() -> None:

@@ -9,7 +9,7 @@ import dagster as dg
 
 from kv_pipeline.defs import assets
 from kv_pipeline.defs.jobs import JOBS
-from kv_pipeline.defs.partitions import ONE_RUN
+from kv_pipeline.defs.partitions import backfill_policy
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.defs.sensors import landing_sensor
 
@@ -22,7 +22,7 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     """
     return dg.Definitions(
         # Given here and not to each asset, where Dagster 1.13 warns that backfill policies are beta.
-        assets=dg.load_assets_from_modules([assets], backfill_policy=ONE_RUN),
+        assets=dg.load_assets_from_modules([assets], backfill_policy=backfill_policy()),
         jobs=JOBS,
         sensors=[landing_sensor],
         resources={"pipeline": PipelineResource(), **(resource_overrides or {})},

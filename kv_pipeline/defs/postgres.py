@@ -76,7 +76,7 @@ class PostgresStorage(DagsterPostgresStorage):
     """Runs, events and schedules in one PostgreSQL database.
 
     Processes that open an empty database at the same time make its tables one after the other; dagster-postgres alone
-    lets them collide. Opening it sets the variables that make Dagster write events in batches.
+    lets them collide and try again. Opening it sets the variables that make Dagster write events in batches.
 
     Args:
         postgres_url: `postgresql://user:password@host:port/database`.

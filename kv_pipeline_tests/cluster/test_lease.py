@@ -16,7 +16,7 @@ from kv_pipeline.cluster.lease import is_leased, leased
 from kv_pipeline.cluster.session import BatchSession
 from kv_pipeline.cluster.work import LOST, work_on
 from kv_pipeline.defs.instance import BROKER_VARIABLE, HOME_VARIABLE, POSTGRES_VARIABLE, PROCESS_TAG, open_instance
-from kv_pipeline.errors import UsageError
+from kv_pipeline.errors import StoreError, UsageError
 from kv_pipeline.store import Store
 from kv_pipeline_tests.services import postgres_database
 
@@ -122,3 +122,11 @@ def test_without_a_shared_instance_there_are_no_workers(tmp_path, monkeypatch):
         pass
     with open_instance(tmp_path / "store") as instance, pytest.raises(UsageError), leased(instance, "one"):
         pass
+
+
+def test_a_broker_that_is_not_there_is_said_plainly(instance, tmp_path):
+    store = Store.open(tmp_path)
+    with store.writing(), BatchSession.open(store, tmp_path, 10) as session:
+        with pytest.raises(StoreError, match="broker"):
+            session.run_conversations(["ada/one"])
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
