@@ -45,8 +45,15 @@ def holding(path: Path, mode: int, on_wait: Callable[[], None] | None = None) ->
         path: The lock file; made if missing.
         mode: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
         on_wait: Called if others are in the way, before waiting for them.
+
+    Raises:
+        RuntimeError: It is to be held alone by a process that shares it, which might wait for ever.
     """
     if path in _held:
+        if mode == fcntl.LOCK_EX and _held[path].mode != mode:
+            if on_wait:
+                on_wait()
+            raise RuntimeError("a process that shares the writer lock can't have it alone")
         yield
         return
     with path.open("a+") as file:  # readable, as NFS wants it for shared locks
@@ -87,11 +94,3 @@ def alone(path: Path) -> Iterator[bool]:
     finally:
         if held.mode != mode:
             held.change(mode)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock for a moment."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -36,7 +36,7 @@ def raw_request(row_id: int, at_s: float = 0, **columns: Any) -> dict[str, Any]:
         "database_id": "ada/db", "row_id": row_id, "request_id": f"r{row_id}", "requested_at_utc": at(at_s),
         "endpoint": "/v1/messages", "model": "m", "routed_model": None, "is_streaming": True, "status_code": 200,
         "outcome": "ok", "message_id": f"msg{row_id}", "stop_reason": "end_turn", "output_types": ["text"],
-        "input_tokens": 10, "output_tokens": 5, "cache_read_tokens": 0, "cache_write_5m_tokens": 0,
+        "answer_tools": [], "input_tokens": 10, "output_tokens": 5, "cache_read_tokens": 0, "cache_write_5m_tokens": 0,
         "cache_write_1h_tokens": 0, "api_time_s": 1.0, "ttft_s": 0.5, "completed_at_utc": at(at_s + 1),
         "tools_segment": 0, "system_segment": 1, "message_segments": [2], "breakpoints": [], "payload_bytes": 100,
         "content_id": row_id, "billing_header_id": None, "tool_choice_id": None, "thinking_id": None,
@@ -53,7 +53,7 @@ def raw_requests(*rows: dict[str, Any]) -> pl.DataFrame:
 
 def answers(*rows: tuple[str, str, int, str, float]) -> pl.DataFrame:
     """Rows of (session, agent, line, message id, seconds)."""
-    timed = [(*row[:4], at(row[4]).isoformat()) for row in rows]
+    timed = [(*row[:4], at(row[4]).isoformat(), None, None) for row in rows]
     return pl.DataFrame(timed, schema=ANSWERS_SCHEMA, orient="row")
 
 

@@ -190,7 +190,7 @@ def test_nothing_in_the_landing_folder_changed(mixed):
 @pytest.mark.parametrize("table", RESULTS)
 def test_the_good_conversations_are_as_without_the_bad_files(mixed, table):
     keys = mixed.good.partitions(table)
-    assert len(keys) == 7
+    assert len(keys) == 8
     for key in keys:
         found = pl.read_parquet(mixed.store.path(table, key), hive_partitioning=False)
         assert found.equals(pl.read_parquet(mixed.good.path(table, key), hive_partitioning=False)), key

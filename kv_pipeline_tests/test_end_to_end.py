@@ -21,6 +21,8 @@ from kv_pipeline_tests.factories import bring_up_to_date, growing_turns, open_st
 
 INBOX = Path(__file__).parents[1] / "data" / "example"
 USERS = ("ada", "grace", "linus")
+LOG_USER = "hedy"
+"""Has a log and no transcripts."""
 
 
 @pytest.fixture(scope="module")
@@ -128,28 +130,40 @@ def inbox(tmp_path):
     return tmp_path / "inbox"
 
 
+def test_a_log_without_transcripts_has_the_structure_that_was_planted(store, truth):
+    """A main thread of four turns and an `Explore` sub-agent of two, told by content alone."""
+    agents = store.read(AGENTS, [LOG_USER]).select("agent_id", "parent_agent_id", "link", "n_requests").rows()
+    assert agents == [("main", None, "main", 4), ("agent-1", "main", "none", 2)]
+    reasons = Counter(store.read(UNINDEXED_REQUESTS, [LOG_USER])["reason"])
+    assert reasons == {"side_request": 2, "failed_attempt": 2}
+    assert sum(truth.logs.values()) == 6 + 4
+
+
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
-def test_databases_added_one_after_the_other(inbox, tmp_path, monkeypatch, is_reversed):
+def test_recordings_added_one_after_the_other(inbox, tmp_path, monkeypatch, is_reversed):
     store = open_store(tmp_path / "store", monkeypatch)
     waiting = tmp_path / "waiting"
-    paths = sorted(inbox.glob("*/*.db"), reverse=is_reversed)
+    paths = sorted([*inbox.glob("*/*.db"), *inbox.glob("*/.claude-trace/*.jsonl")], reverse=is_reversed)
     for path in paths:
-        (waiting / path.parent.name).mkdir(parents=True, exist_ok=True)
-        path.rename(waiting / path.parent.name / path.name)
+        place = waiting / path.relative_to(inbox)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
     assert bring_up_to_date(store, inbox)["conversations"] == []
     for path in paths:
-        (waiting / path.parent.name / path.name).rename(path)
+        relative = path.relative_to(inbox)
+        (waiting / relative).rename(path)
         done = bring_up_to_date(store, inbox)
-        assert done["users"] == [path.parent.name]
-        assert all(key.startswith(path.parent.name + "/") for key in done["conversations"])
+        assert done["users"] == [relative.parts[0]]
+        assert all(key.startswith(relative.parts[0] + "/") for key in done["conversations"])
     assert_same_as_rebuilt(store, inbox, tmp_path, monkeypatch)
 
 
 def test_users_added_one_after_the_other(inbox, tmp_path, monkeypatch):
     store = open_store(tmp_path / "store", monkeypatch)
-    for user in reversed(USERS):
+    everybody = (*USERS, LOG_USER)
+    for user in everybody:
         (inbox / user).rename(tmp_path / user)
-    for user in USERS:
+    for user in everybody:
         (tmp_path / user).rename(inbox / user)
         assert bring_up_to_date(store, inbox)["users"] == [user]
     assert_same_as_rebuilt(store, inbox, tmp_path, monkeypatch)

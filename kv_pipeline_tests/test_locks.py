@@ -97,3 +97,8 @@ def test_a_failure_while_lending_leaves_nothing_locked(store, others):
     with pytest.raises(RuntimeError), store.writing(), store.lending():
         raise RuntimeError
     assert others[0].gets(fcntl.LOCK_EX)
+
+
+def test_nobody_is_alone_who_shares(store):
+    with store.sharing(), pytest.raises(RuntimeError), store.writing():
+        pass

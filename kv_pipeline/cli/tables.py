@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from kv_pipeline.cli.display import is_narrow, print_json, print_table
+from kv_pipeline.core.api_rules import HISTORY, with_collapsed_tool_runs
 from kv_pipeline.errors import UsageError
-from kv_pipeline.reports.summary import api_table, conversation_list, validation_table
+from kv_pipeline.reports.summary import api_table, cache_report, conversation_list, validation_table
+from kv_pipeline.steps.simulation import ModelOptions
 from kv_pipeline.store import Store
 
 SHORT_ID = 8
@@ -34,14 +37,14 @@ _DEFINITION = (
 
 
 _API_COLUMNS = [
-    ("n_requests", "requests"), ("predicted_hit_rate", "predicted"), ("billed_hit_rate", "billed"),
-    ("difference_points", "difference"), ("exact_share", "exact"),
+    ("n_requests", "requests"), ("n_caching", "caching"), ("predicted_hit_rate", "predicted"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("exact_share", "exact"),
 ]  # fmt: skip
 _CONVERSATION = ("conversation_id", "conversation")
 _API_TABLES: dict[str, list[str]] = {"conversations": ["conversation_id"], "models": ["model"], "fleet": []}
 _API_DEFINITION = (
-    "API model, of requests that use caching. rate = cache read / billed prompt tokens; difference in percentage "
-    "points; exact: share of requests whose billed read is predicted to the token."
+    "API model. rate = cache read / billed prompt tokens; difference in percentage points; exact: of the requests "
+    "that use caching, the share whose billed read is predicted to the token."
 )
 
 
@@ -77,13 +80,30 @@ def _shortened(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def validate_command(path: Path, limit: int | None, *, as_json: bool) -> None:
-    """Print simulated against billed rates, of both models."""
+def validate_command(
+    path: Path,
+    limit: int | None,
+    *,
+    shares_prefixes: bool = False,
+    collapses_since: datetime | None = None,
+    as_json: bool,
+) -> None:
+    """Print simulated against billed rates, of both models.
+
+    Args:
+        path: The store.
+        limit: Show only so many conversations.
+        shares_prefixes: API model with one cache of tools and system prompts for everybody.
+        collapses_since: API model in which a run of tool blocks is one position from this moment on.
+        as_json: Print for machines.
+    """
     store = open_existing(path)
+    rules = HISTORY if collapses_since is None else with_collapsed_tool_runs(collapses_since.replace(tzinfo=UTC))
+    report = cache_report(store, ModelOptions(shares_prefixes, rules))
     by_conversation, by_model, fleet = (
         validation_table(store, by) for by in (["conversation_id"], ["model"], list[str]())
     )
-    explained = {name: api_table(store, by) for name, by in _API_TABLES.items()}
+    explained = {name: api_table(report, by) for name, by in _API_TABLES.items()}
     if limit is not None:
         first = by_conversation["conversation_id"].unique(maintain_order=True).head(limit)
         by_conversation = by_conversation.filter(pl.col("conversation_id").is_in(first.implode()))

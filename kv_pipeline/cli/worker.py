@@ -28,6 +28,7 @@ def worker_command(inbox: Path, store: Path, processes: int, name: str) -> None:
         "KV_PIPELINE_STORE": str(store.resolve()),
         HOME_VARIABLE: str(home_of(store)),
     }
-    options = ["--concurrency", str(processes), "--hostname", f"{name}@%h", "--loglevel", "WARNING"]
+    # RabbitMQ turns away a second worker of the same name.
+    options = ["--concurrency", str(processes), "--hostname", f"{name}-{os.getpid()}@%h", "--loglevel", "WARNING"]
     command = ["-m", "celery", "--app", "kv_pipeline.cluster.celery_app", "worker", *options, "--without-gossip"]
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 - ourselves, with arguments of ours

@@ -12,16 +12,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, chain_block_hashes
+from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, block_hash, chain_block_hashes
 from kv_pipeline.core.sections import Key, Piece, RequestSegments, SectionTokenizer, section_run
 
 NO_REQUEST: Final = -1
 
 
 class _Node:
-    """The state of the hash chain after a run of tokens."""
+    """The state of the hash chain after a run of tokens.
 
-    __slots__ = ("after_piece", "children", "hashes", "n_blocks", "n_tokens", "parent_hash", "unfinished")
+    Where messages begin, a node knows its trunk: the messages of the latest request from there, except the last piece,
+    and the node they lead to. The next request nearly always goes on from it.
+    """
+
+    __slots__ = ("after_piece", "children", "hashes", "n_blocks", "n_tokens", "parent_hash", "trunk", "unfinished")
 
     def __init__(self, hashes: list[bytes], parent_hash: bytes, n_blocks: int, unfinished: TokenIds) -> None:
         self.children: dict[Key, _Node] = {}
@@ -31,6 +35,7 @@ class _Node:
         self.n_blocks = n_blocks
         self.unfinished = unfinished
         self.n_tokens = 0
+        self.trunk: tuple[tuple[int, ...], _Node] | None = None
 
 
 class _Walk:
@@ -55,6 +60,7 @@ class RequestBlocks(NamedTuple):
         prefix_request: Number of the earlier request with the longest shared prefix, `NO_REQUEST` if none.
         shared_blocks: Blocks shared with it.
         new_hashes: Hashes of the n_blocks - shared_blocks blocks that no earlier request of the tree had.
+        tail_hash: Hash of the tokens behind the last full block, chained like a block's; None if there are none.
     """
 
     tools_tokens: int
@@ -64,6 +70,7 @@ class RequestBlocks(NamedTuple):
     prefix_request: int
     shared_blocks: int
     new_hashes: list[bytes]
+    tail_hash: bytes | None
 
 
 class BlockTree:
@@ -93,7 +100,13 @@ class BlockTree:
             section_ends.append(walk.node.n_tokens)
         for run in self._tokenizer.opening(request.messages):
             self._follow(walk, run)
-        pieces = self._tokenizer.pieces(request.messages)
+        self._follow_messages(walk, request.messages)
+        section_ends.append(walk.node.n_tokens)
+        return self._record(section_ends, walk)
+
+    def _follow_messages(self, walk: _Walk, messages: tuple[int, ...]) -> None:
+        start = walk.node
+        pieces = self._tokenizer.pieces(messages[self._follow_trunk(walk, messages) :])
         for piece in pieces[:-1]:
             shortcut = walk.node.after_piece.get(piece)
             if shortcut is None:
@@ -101,9 +114,17 @@ class BlockTree:
             else:
                 walk.node = walk.shared = shortcut
         for piece in pieces[-1:]:
+            start.trunk = messages[: -len(piece)], walk.node
             self._follow_piece(walk, piece, is_last=True)
-        section_ends.append(walk.node.n_tokens)
-        return self._record(section_ends, walk)
+
+    def _follow_trunk(self, walk: _Walk, messages: tuple[int, ...]) -> int:
+        """Over the whole trunk at once, if the messages go on from it; returns how many messages that were."""
+        trunk, end = walk.node.trunk or ((), walk.node)
+        n_known = len(trunk)
+        if not trunk or messages[:n_known] != trunk or not self._tokenizer.begins_piece(messages[n_known:]):
+            return 0
+        walk.node = walk.shared = end
+        return n_known
 
     def _follow_piece(self, walk: _Walk, piece: Piece, *, is_last: bool) -> None:
         """Over both runs of a piece; a shortcut remembers where a piece in the middle leads."""
@@ -143,4 +164,11 @@ class BlockTree:
         self._n_requests += 1
         tools, system, messages = (end - start for start, end in itertools.pairwise(section_ends))
         n_blocks = walk.node.n_blocks
-        return RequestBlocks(tools, system, messages, n_blocks, prefix_request, n_blocks - len(new), new)
+        tail = self._tail_hash(walk.node)
+        return RequestBlocks(tools, system, messages, n_blocks, prefix_request, n_blocks - len(new), new, tail)
+
+    def _tail_hash(self, node: _Node) -> bytes | None:
+        """Never that of a full block: both hash all their tokens, and a tail has fewer."""
+        if not len(node.unfinished):
+            return None
+        return block_hash(self._salt, node.parent_hash, node.unfinished.astype("<u4", copy=False).tobytes())

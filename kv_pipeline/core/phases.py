@@ -1,14 +1,13 @@
 """Phases of a conversation, as studies of agent traffic report them.
 
     warm_up     agents of one request that no tool call names: clients send them to fill the cache or name a session
-    main        the main thread; where the tools that answers call are known, in two parts:
+    main        the main thread; where an answer edits a file or ends planning, in two parts:
     plan          up to and including the first answer that edits a file or ends planning
     execution     everything after it
     sub_agent   agents that a tool call started, by their type (`Plan` and `Explore` are types of their own)
     unlinked    other agents that no tool call names
 
-Tables record the types of an answer's content blocks, not which tools it calls, so plan and execution need a column
-that the caller takes from elsewhere. Source of tool names: code.claude.com, "Tools available to Claude".
+Source of tool names: code.claude.com, "Tools reference".
 """
 
 from __future__ import annotations
@@ -52,12 +51,14 @@ def with_phases(requests: pl.DataFrame, agents: pl.DataFrame) -> pl.DataFrame:
 
 
 def _main_phase(requests: pl.DataFrame) -> pl.Expr:
+    """A main thread that edits nothing and plans nothing has no phases."""
     if "answer_tools" not in requests.columns:
         return pl.lit("main")
     ends = pl.col("answer_tools").list.eval(pl.element().is_in(ENDS_PLANNING)).list.any().fill_null(value=False)
     first_end = pl.col("agent_request_index").filter(ends).min().over(AGENT)
-    is_execution = (pl.col("agent_request_index") > first_end).fill_null(value=False)
-    return pl.when(is_execution).then(pl.lit("execution")).otherwise(pl.lit("plan"))
+    is_execution = pl.col("agent_request_index") > first_end
+    part = pl.when(is_execution).then(pl.lit("execution")).otherwise(pl.lit("plan"))
+    return pl.when(first_end.is_null()).then(pl.lit("main")).otherwise(part)
 
 
 def phase_summary(requests: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:

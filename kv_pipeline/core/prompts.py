@@ -149,19 +149,29 @@ class PromptTree:
         """Place a request in the tree."""
         settings = request.settings
         node = self._step(ROOT, settings.model, Section.SETTINGS, None, 0)
-        ends: dict[tuple[Section, int], int] = {}
-        if request.tools is not None:
-            node = ends[Section.TOOLS, 0] = self._through(node, request.tools, Section.TOOLS, 0)
+        tools = node = self._through(node, request.tools, Section.TOOLS)
         node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
-        if request.system is not None:
-            node = ends[Section.SYSTEM, 0] = self._through(node, request.system, Section.SYSTEM, 0)
+        system = node = self._through(node, request.system, Section.SYSTEM)
         key = ("messages", settings.thinking, settings.tool_choice)
         node = self._step(node, key, Section.SETTINGS, None, 0)
-        n_stripped = self._n_stripped(request)
-        for index, number in enumerate(request.messages):
-            node = self._through(node, number, Section.MESSAGES, index, strips=index < n_stripped)
-            ends[Section.MESSAGES, index] = node
-        return Prompt(node, self._marks(request, node, ends))
+        ends = self._along(node, request.messages, self._n_stripped(request))
+        end = ends[-1] if ends else node
+        return Prompt(end, self._marks(request, end, {Section.TOOLS: [tools], Section.SYSTEM: [system],
+                                                      Section.MESSAGES: ends}))  # fmt: skip
+
+    def _along(self, node: int, messages: tuple[int, ...], n_stripped: int) -> list[int]:
+        """Over messages; a shortcut remembers where each leads. Returns the node after each."""
+        after = self._after
+        ends = []
+        for index, number in enumerate(messages):
+            key = (node, number, index < n_stripped)
+            end = after.get(key)
+            if end is None:
+                segment = self._segments[number]
+                end = after[key] = self._over_blocks(node, segment, Section.MESSAGES, index, strips=key[2])
+            node = end
+            ends.append(node)
+        return ends
 
     def prefix(self, node: int) -> Iterator[int]:
         """A node and those before it, from the end, without the root."""
@@ -199,13 +209,9 @@ class PromptTree:
             end = self.parent[end]
         return nodes[::-1]
 
-    def _through(self, node: int, number: int, section: Section, item: int, *, strips: bool = False) -> int:
-        """Over a segment; a shortcut remembers where it leads."""
-        key = (node, number, strips)
-        end = self._after.get(key)
-        if end is None:
-            end = self._after[key] = self._over_blocks(node, self._segments[number], section, item, strips=strips)
-        return end
+    def _through(self, node: int, number: int | None, section: Section) -> int:
+        """Over tools or system, if they were sent."""
+        return node if number is None else self._over_blocks(node, self._segments[number], section, 0, strips=False)
 
     def _over_blocks(self, node: int, segment: Segment, section: Section, item: int, *, strips: bool) -> int:
         is_first = True
@@ -240,7 +246,7 @@ class PromptTree:
                 return index
         return 0
 
-    def _marks(self, request: Request, end: int, ends: Mapping[tuple[Section, int], int]) -> tuple[Mark, ...]:
+    def _marks(self, request: Request, end: int, ends: Mapping[Section, Sequence[int]]) -> tuple[Mark, ...]:
         marks: dict[int, str] = {}
         for breakpoint_ in request.breakpoints:
             node = self._marked(request, breakpoint_, end, ends)
@@ -249,15 +255,15 @@ class PromptTree:
         return tuple(sorted((Mark(*mark) for mark in marks.items()), key=lambda mark: self.depth[mark.node]))
 
     def _marked(
-        self, request: Request, breakpoint_: Breakpoint, end: int, ends: Mapping[tuple[Section, int], int]
+        self, request: Request, breakpoint_: Breakpoint, end: int, ends: Mapping[Section, Sequence[int]]
     ) -> int | None:
         """The node that a breakpoint sits on; None if its block is not in the prompt."""
         if breakpoint_.section is None:
             return self._last_markable(end)
-        last = ends.get((breakpoint_.section, breakpoint_.item_index))
-        if last is None:
+        number, lasts = _segment_of(request, breakpoint_), ends[breakpoint_.section]
+        if number is None:
             return None
-        number = _segment_of(request, breakpoint_)
+        last = lasts[breakpoint_.item_index]
         blocks = self._segments[number].blocks
         behind = sum(block.kind not in self._left_out for block in blocks[breakpoint_.block_index + 1 :])
         return self.at_depth(last, max(self.depth[last] - behind, 0))
@@ -271,10 +277,14 @@ class PromptTree:
         return None
 
 
-def _segment_of(request: Request, breakpoint_: Breakpoint) -> int:
-    section = {Section.TOOLS: request.tools, Section.SYSTEM: request.system}
-    number = section.get(breakpoint_.section or Section.ROOT)
-    return request.messages[breakpoint_.item_index] if number is None else number
+def _segment_of(request: Request, breakpoint_: Breakpoint) -> int | None:
+    """The segment that a breakpoint is in; None if it points nowhere."""
+    if breakpoint_.section is Section.TOOLS:
+        return request.tools
+    if breakpoint_.section is Section.SYSTEM:
+        return request.system
+    is_there = 0 <= breakpoint_.item_index < len(request.messages)
+    return request.messages[breakpoint_.item_index] if is_there else None
 
 
 def _with_block(tokens: tuple[int, int, int], section: Section, block: ContentBlock | None) -> tuple[int, int, int]:

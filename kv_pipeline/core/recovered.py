@@ -127,6 +127,8 @@ def _answers(placed: pl.DataFrame) -> pl.DataFrame:
         .with_columns(
             line=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(_AGENT),
             answered_at=pl.col("requested_at_utc").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"),
+            cache_miss_reason=pl.lit(None, pl.String),  # the recording itself says it, in raw_requests
+            cache_missed_input_tokens=pl.lit(None, pl.Int64),
         )
         .select(polars_schema(TRANSCRIPT_ANSWERS).names())
     )

@@ -77,6 +77,7 @@ class SectionTokenizer:
         self._encode = encode
         self._segments = segments
         self._tokens: dict[Key, TokenIds] = {}
+        self._tails: dict[Piece, str] = {}
         self._uncuttable = {number for number, content in segments.items() if not starts_after_cut(content.text)}
 
     def tokens(self, key: Key) -> TokenIds:
@@ -104,9 +105,19 @@ class SectionTokenizer:
                 pieces.append((number,))
         return pieces
 
+    def begins_piece(self, messages: tuple[int, ...]) -> bool:
+        """Whether there are messages, and the first begins a piece whatever comes before it."""
+        return bool(messages) and messages[0] not in self._uncuttable
+
     def piece_runs(self, piece: Piece, *, is_last: bool) -> tuple[Key, Key]:
         """The two runs of a piece: its head, and the end that depends on whether a piece follows."""
-        return ("head", *piece), ("text", self._tail(piece) + ("]" if is_last else ',{"'))
+        head = ("head", *piece)
+        if piece not in self._tails:
+            text = self._text(piece)
+            head_text = text.rstrip(_NOT_ALPHANUMERIC)
+            self._tails[piece] = text[len(head_text) :]
+            self._tokens[head] = self._with_payloads(piece, head_text)
+        return head, ("text", self._tails[piece] + ("]" if is_last else ',{"'))
 
     def runs(self, request: RequestSegments) -> list[Key]:
         """All runs of a request; concatenated, their tokens are the prompt's token ids."""
@@ -116,23 +127,18 @@ class SectionTokenizer:
         return [*sections, *self.opening(request.messages), *(run for runs in ends for run in runs)]
 
     def _tokenise(self, key: Key) -> TokenIds:
-        kind, *arguments = key
+        kind, argument = key
         if kind == "text":
-            return self._encode(str(arguments[0]))
-        piece = tuple([number for number in arguments if isinstance(number, int)])
-        text = self._segments[piece[0]].text if kind == "section" else self._head(piece)
-        payloads = [self._segments[number].payload_tokens for number in piece]
-        return np.concatenate([*payloads, self._encode(text)])
+            return self._encode(str(argument))
+        number = int(str(argument))
+        return self._with_payloads((number,), self._segments[number].text)
 
-    def _body(self, piece: Piece) -> str:
-        text = ",".join(self._segments[number].text for number in piece)
+    def _with_payloads(self, piece: Piece, text: str) -> TokenIds:
+        return np.concatenate([*(self._segments[number].payload_tokens for number in piece), self._encode(text)])
+
+    def _text(self, piece: Piece) -> str:
+        text = ",".join([self._segments[number].text for number in piece])
         return "[" + text if piece[0] in self._uncuttable else text[2:]
-
-    def _head(self, piece: Piece) -> str:
-        return self._body(piece).rstrip(_NOT_ALPHANUMERIC)
-
-    def _tail(self, piece: Piece) -> str:
-        return self._body(piece)[len(self._head(piece)) :]
 
 
 def section_run(number: int) -> Key:

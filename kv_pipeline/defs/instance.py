@@ -25,11 +25,6 @@ PROCESS_TAG: Final = "kv_pipeline/process"
 _BEGUN: Final = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
-def home_of(store: Path) -> Path:
-    """Folder of the instance."""
-    return Path(os.environ.get(HOME_VARIABLE) or store / "dagster").resolve()
-
-
 def open_instance(store: Path) -> dg.DagsterInstance:
     """Open, or make, the instance for a store.
 
@@ -48,6 +43,11 @@ def open_instance(store: Path) -> dg.DagsterInstance:
             temporary.write_text(wanted)
             temporary.replace(config)
         return dg.DagsterInstance.from_config(str(home))
+
+
+def home_of(store: Path) -> Path:
+    """Folder of the instance for a store."""
+    return Path(os.environ.get(HOME_VARIABLE) or store / "dagster").resolve()
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:

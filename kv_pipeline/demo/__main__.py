@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _summary(truth: DemoTruth) -> str:
-    lines = [f"{path}: {rows} rows" for path, rows in truth.databases.items()]
+    lines = [f"{path}: {rows} rows" for path, rows in (truth.databases | truth.logs).items()]
     others = ", ".join(f"{count} {reason}" for reason, count in truth.unindexed.items())
     lines.append(f"{len(truth.conversations)} conversations, {truth.turns} turns; other rows: {others or 'none'}")
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from kv_pipeline.demo.older_client import OlderClient
 from kv_pipeline.demo.plans import HOUR_MS, plans_of
 from kv_pipeline.demo.proxy import Proxy
 from kv_pipeline.demo.size import DemoSize
+from kv_pipeline.demo.trace_log import LOG_USER, write_trace_log
 from kv_pipeline.demo.truth import ConversationTruth, DemoTruth
 from kv_pipeline.demo.wording import seeded
 
@@ -29,6 +30,8 @@ _USER_STAGGER_MS = 10 * 60_000
 def write_landing(out: Path, *, size: DemoSize, seed: int, progress: Progress | None = None) -> DemoTruth:
     """Write `<out>/<user>/*.db` and `<out>/<user>/projects/**`, the same for the same size and seed.
 
+    With plants one more user has a claude-trace log and nothing else.
+
     Args:
         out: The landing folder; made when missing.
         size: Its dimensions.
@@ -39,7 +42,7 @@ def write_landing(out: Path, *, size: DemoSize, seed: int, progress: Progress | 
         FileExistsError: When a user's folder is there already, so that nothing is mixed or overwritten.
     """
     users = [_user(number) for number in range(size.users)]
-    for user in users:
+    for user in [*users, *([LOG_USER] if size.has_plants else [])]:
         if (out / user.name).exists():
             msg = f"{out / user.name} exists already. Choose an empty folder or remove it."
             raise FileExistsError(msg)
@@ -56,7 +59,8 @@ def write_landing(out: Path, *, size: DemoSize, seed: int, progress: Progress | 
         client.proxy.close()
         conversations += [ledger.seal() for ledger in client.ledgers]
         databases |= {f"{user.name}/{name}": rows for name, rows in sorted(client.proxy.row_counts.items())}
-    return DemoTruth(tuple(conversations), databases)
+    logs = write_trace_log(out, size=size, seed=seed, start_ms=start_ms) if size.has_plants else {}
+    return DemoTruth(tuple(conversations), databases, logs)
 
 
 class _Counter:

@@ -81,10 +81,12 @@ class DemoTruth:
     Attributes:
         conversations: By user, then by start.
         databases: Row count by database file, relative to the landing folder.
+        logs: Line count by claude-trace log, likewise; their conversations are not among those above.
     """
 
     conversations: tuple[ConversationTruth, ...]
     databases: dict[str, int]
+    logs: dict[str, int] = field(default_factory=dict)
 
     @property
     def turns(self) -> int:

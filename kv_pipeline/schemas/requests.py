@@ -26,6 +26,13 @@ MISS_REASONS: Final = (
 )
 """The documented values of `diagnostics.cache_miss_reason.type`; `other` stands for any later one."""
 
+CLIENT_TOOLS: Final = frozenset({
+    "Agent", "AskUserQuestion", "Bash", "BashOutput", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob", "Grep",
+    "KillShell", "LS", "MultiEdit", "NotebookEdit", "NotebookRead", "Read", "Skill", "SlashCommand", "Task", "TodoRead",
+    "TodoWrite", "WebFetch", "WebSearch", "Write",
+})  # fmt: skip
+"""Tools that every client has; names of others can tell whose they are. Source: code.claude.com, "Tools reference"."""
+
 BREAKPOINT: Final = pl.Struct(
     {"section": pl.String(), "item_index": pl.Int32(), "block_index": pl.Int32(), "ttl": pl.String()}
 )
@@ -49,6 +56,10 @@ RAW_REQUESTS: Final = table(
         "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
         "stop_reason": column(pl.String(), "Why the answer ended.", nullable=True),
         "output_types": column(pl.List(pl.String()), "Sorted distinct types of the answer's content blocks."),
+        "answer_tools": column(
+            pl.List(pl.String()),
+            "Sorted distinct tools that the answer calls: the client's own by name, any other as `other`.",
+        ),
         "input_tokens": column(pl.Int64(), "Billed uncached input tokens.", at_least(0), nullable=True),
         "output_tokens": column(pl.Int64(), "Billed output tokens.", at_least(0), nullable=True),
         "cache_read_tokens": column(pl.Int64(), "Billed cache read tokens.", at_least(0), nullable=True),

@@ -139,6 +139,7 @@ def user_requests(store: Store, user_id: str, keys: Sequence[str]) -> pl.DataFra
         "database_id",
         "output_tokens",
         "output_types",
+        "answer_tools",
         "stop_reason",
         "completed_at_utc",
         answer_row_id="row_id",

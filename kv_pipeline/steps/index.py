@@ -59,7 +59,7 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)
     message_index = store.read(MESSAGE_INDEX, databases)
-    recovered = recovered_structure(store, requests, message_index, transcribed)
+    recovered = recovered_structure(store, requests, transcribed)
     index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)

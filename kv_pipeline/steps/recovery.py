@@ -13,19 +13,15 @@ from kv_pipeline.steps.segments import segment_ids
 from kv_pipeline.store import Store
 
 
-def recovered_structure(
-    store: Store, requests: pl.DataFrame, message_index: pl.DataFrame, transcribed: TranscriptFrames
-) -> Recovered:
+def recovered_structure(store: Store, requests: pl.DataFrame, transcribed: TranscriptFrames) -> Recovered:
     """Conversations in a user's claude-trace logs, less those that transcripts name an answer or the session of.
 
     Args:
         store: The store.
         requests: `RAW_REQUESTS` of all the user's recordings.
-        message_index: `MESSAGE_INDEX` of the same.
         transcribed: What the user's transcripts say.
     """
-    billed = message_index.filter(pl.col("twin_role") != "replay_twin").drop_nulls("message_id")
-    logged = requests.filter(pl.col("recorded_by") == CLAUDE_TRACE).join(billed, on=ROW, how="semi")
+    logged = requests.filter(recorded_by=CLAUDE_TRACE, outcome="ok").drop_nulls("message_id")
     named = pl.col("message_id").is_in(transcribed.answers["message_id"].implode()) | pl.col("session_id").is_in(
         transcribed.agents["session_id"].implode()
     )

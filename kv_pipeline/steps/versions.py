@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-RAW_REQUESTS_VERSION: Final = "2"
-CONVERSATION_INDEX_VERSION: Final = "2"
-TOKENIZED_BLOCKS_VERSION: Final = "1"
+RAW_REQUESTS_VERSION: Final = "3"
+CONVERSATION_INDEX_VERSION: Final = "3"
+TOKENIZED_BLOCKS_VERSION: Final = "2"
 TRACES_VERSION: Final = "1"
 VALIDATION_VERSION: Final = "1"
 CONTENT_BLOCKS_VERSION: Final = "1"

@@ -12,7 +12,7 @@ from kv_pipeline_tests.sources.factories import listing
 def test_list(command, example_store):
     done = command("list", "--store", example_store, "--json")
     assert done.code == 0
-    assert len(done.json) == 7
+    assert len(done.json) == 8
     assert set(done.json[0]) >= {
         "conversation_id", "user_id", "n_requests", "n_agents", "first_request_at_utc", "last_request_at_utc",
         "models", "match_rate", "subagent_types",
@@ -55,12 +55,18 @@ def test_export(tmp_path, command, example_store, profile):
     assert done.code == 0
     assert set(done.json) >= {"files", "n_requests", "left_out"}
     traces = [json.loads(path.read_text()) for path in (tmp_path / "t").glob("*.json")]
-    assert sum("block_size" in trace and bool(trace["requests"]) for trace in traces) == 7
+    assert sum("block_size" in trace and bool(trace["requests"]) for trace in traces) == 8
 
 
 def test_reading_a_store_changes_nothing_in_it(tmp_path, command, example_store):
     before = listing(example_store)
-    for arguments in (["list"], ["validate"], ["export", "--out", tmp_path / "t"]):
+    for arguments in (
+        ["list"],
+        ["validate"],
+        ["export", "--out", tmp_path / "t"],
+        ["monitor"],
+        ["report", "--out", tmp_path / "r", "--text"],
+    ):
         assert command(*arguments, "--store", example_store).code == 0
     after = listing(example_store)
     assert {name: content for name, (_, content) in after.items()} == {

@@ -12,7 +12,7 @@ from kv_pipeline_tests.cli.commands import EXAMPLE
 from kv_pipeline_tests.sources.factories import listing, make_database, make_log, make_pair, make_row
 
 KEYS = {"store", "elapsed_s", "recomputed_partitions", "definition", "conversations", "requests_not_traced",
-        "users_without_conversations", "notices"}  # fmt: skip
+        "users_without_conversations", "quarantined", "not_in_landing", "notices"}  # fmt: skip
 HEAVY = ("dagster", "pandas", "sqlalchemy")
 VERY_HEAVY = (*HEAVY, "polars", "pandera", "numpy", "pyarrow", "tiktoken", "gigatoken")
 
@@ -39,8 +39,8 @@ def test_first_run_second_run_and_growth(tmp_path, command):
     assert (first.code, first.err) == (0, "")
     assert set(first.json) == KEYS
     assert first.json["notices"] == []
-    assert first.json["recomputed_partitions"]["raw_requests"] == 3
-    assert len(first.json["conversations"]) == first.json["recomputed_partitions"]["traces"] == 4
+    assert first.json["recomputed_partitions"]["raw_requests"] == 4
+    assert len(first.json["conversations"]) == first.json["recomputed_partitions"]["traces"] == 5
     assert listing(inbox) == before
 
     second = command("run", "--inbox", inbox, "--store", store)
@@ -69,7 +69,7 @@ def test_a_run_that_is_up_to_date_imports_no_dagster_and_help_imports_nothing_he
     code, modules = imported_by("run", "--inbox", EXAMPLE, "--store", example_store)
     assert code == 0
     assert modules.isdisjoint(HEAVY)
-    for name in ("run", "list", "validate", "export", "demo"):
+    for name in ("run", "list", "validate", "export", "demo", "report", "monitor"):
         code, modules = imported_by(name, "--help")
         assert code == 0
         assert modules.isdisjoint(VERY_HEAVY), name
@@ -156,7 +156,7 @@ def test_two_runs_at_once_wait_for_each_other(tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     found = [json.loads(out)["conversations"] for out, _ in outs]
     assert found[0] == found[1]
-    assert len(found[0]) == 7
+    assert len(found[0]) == 8
 
 
 def test_a_log_given_by_path(tmp_path, command):

@@ -73,6 +73,8 @@ def assert_as_defined(bodies, block_size, **options):
         assert (found.tools_tokens, found.system_tokens) == (len(e.tools), len(e.system))
         assert found.messages_tokens == len(e.messages)
         assert found.n_blocks == len(e.tokens) // block_size == len(e.hashes)
+        tail = None if found.tail_hash is None else int.from_bytes(found.tail_hash, "little")
+        assert tail == oracle.tail_hash(e.tokens, SALT, block_size)
     return hashed
 
 
@@ -138,6 +140,15 @@ def test_the_same_tokens_in_other_sections_are_the_same_blocks():
     first, second = Hashed([body(USER, tools=["same"]), body(USER, system=["same"])], 1).blocks
     assert (first.prefix_request, first.shared_blocks) == (NO_REQUEST, 0)
     assert (second.prefix_request, second.shared_blocks, second.new_hashes) == (0, first.n_blocks, [])
+
+
+def test_a_request_that_branches_off_refers_to_the_one_it_leaves():
+    shared, other = {"role": "assistant", "content": "shared"}, {"content": "other first key", "role": "user"}
+    bodies = [body(USER), body(USER, shared, USER), body(USER, shared, other)]
+    first, second, branch = Hashed(bodies, 1).blocks
+    assert branch.prefix_request == 1
+    assert first.n_blocks < branch.shared_blocks < second.n_blocks
+    assert_as_defined(bodies, 1)
 
 
 def test_a_growing_conversation_is_tokenised_once():

@@ -64,6 +64,7 @@ def in_common(messages: str, other: str) -> int:
         pytest.param(["abc", "abcde", "abcXY", "abcdefg"], [0, 0, 1, 0], id="a branch"),
         pytest.param(["abc", "abx"], [0, 1], id="as long as the one before"),
         pytest.param(["abc", "abcd", "abcXY"], [0, 0, 0], id="the tip is nearer than what it grew from"),
+        pytest.param(["abc", "ab", "abxy"], [0, 1, 1], id="who is whole in it is nearer"),
         pytest.param(["", "", "a"], [0, 1, 2], id="no messages"),
     ],
 )

@@ -57,7 +57,7 @@ def test_phase_of_an_agent(agent, phase, subagent_type):
     [
         ([["Read"], ["Edit", "Read"], [], ["Write"]], ["plan", "plan", "execution", "execution"]),
         ([["ExitPlanMode"], ["Edit"], [], []], ["plan", "execution", "execution", "execution"]),
-        ([["Read"], [], None, ["Editor"]], ["plan"] * 4),
+        ([["Read"], [], None, ["Editor"]], ["main"] * 4),
     ],
     ids=["edit", "plan mode", "never"],
 )
@@ -68,9 +68,9 @@ def test_plan_and_execution_where_tools_are_known(answer_tools, phases):
 
 def test_only_an_agents_own_edits_end_its_plan():
     rows = [("u/c", "main", 0), ("u/c", "e1", 0), ("u/d", "main", 0), ("u/c", "main", 1)]
-    tools = pl.Series([["Read"], ["Edit"], ["Edit"], []], dtype=pl.List(pl.String))
+    tools = pl.Series([["Write"], ["Edit"], ["Read"], []], dtype=pl.List(pl.String))
     found = with_phases(requests_of(*rows, answer_tools=tools), AGENTS)["phase"].to_list()
-    assert found == ["plan", "sub_agent", "plan", "plan"]
+    assert found == ["plan", "sub_agent", "main", "execution"]
 
 
 def test_rows_stay_in_order():

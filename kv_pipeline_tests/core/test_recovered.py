@@ -56,6 +56,10 @@ def test_a_loop_is_a_main_thread_and_probes_are_nobody():
     assert found.answers["line"].to_list() == [1, 2]
 
 
+def test_a_single_request_with_a_history_is_somebody():
+    assert agent_of(recovered(request(0, "abc", tools_id=None))) == {"abc": "main"}
+
+
 def test_agents_are_numbered_as_they_begin_and_stand_below_the_longest_lane():
     found = recovered(
         request(1, "a"), request(2, "y", tools_id=7), request(3, "x", model="n"), request(4, "abc"),

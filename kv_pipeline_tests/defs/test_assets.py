@@ -1,4 +1,5 @@
 import contextlib
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -18,6 +19,8 @@ from kv_pipeline.steps.index import conversations
 from kv_pipeline.store import Store
 from kv_pipeline_tests.defs.conftest import Place, writer_at_work
 
+LOG = "hedy/%2Eclaude-trace/log-2026-03-02-16-00-00.jsonl"
+PICTURES = re.compile(r"(!\[[a-zA-Z ,]+\]\(data:image/png;base64,[A-Za-z0-9+/=]+\)(\n\n)?)+")
 BY_DATABASE = ("raw_requests", "message_index")
 
 
@@ -40,7 +43,7 @@ def test_command_line_run_is_in_the_instance(place: Place) -> None:
     known = set(conversations(place.store)["conversation_id"])
     for asset in BY_DATABASE:
         found = place.instance.get_materialized_partitions(dg.AssetKey(asset))
-        assert found == {"ada/requests", "ada/requests-1", "grace/requests", "linus/requests"}
+        assert found == {"ada/requests", "ada/requests-1", "grace/requests", "linus/requests", LOG}
     for asset in plan.CONVERSATION_TABLES:
         assert place.instance.get_materialized_partitions(dg.AssetKey(asset)) == known
     assert place.instance.get_latest_materialization_event(dg.AssetKey("conversation_index")) is not None
@@ -81,7 +84,7 @@ def test_index_reads_users_with_changes_or_all(place: Place) -> None:
     assert materialization(place.run("index_conversations"), "conversation_index").metadata["users_indexed"].value == 0
     everything = {"ops": {"conversation_index": {"config": {"all_users": True}}}}
     event = materialization(place.run("index_conversations", everything), "conversation_index")
-    assert event.metadata["users_indexed"].value == 3
+    assert event.metadata["users_indexed"].value == 4
     assert event.metadata["conversations_to_make"].value == 0
     assert place.files() == before
 
@@ -96,7 +99,10 @@ def test_metadata_holds_neither_paths_nor_content(place: Place) -> None:
     for record in records:
         assert record.asset_materialization is not None
         for name, value in record.asset_materialization.metadata.items():
-            assert isinstance(value, dg.IntMetadataValue | dg.TableSchemaMetadataValue), name
+            if name == "figures":
+                assert PICTURES.fullmatch(str(value.value))
+            else:
+                assert isinstance(value, dg.IntMetadataValue | dg.TableSchemaMetadataValue), name
 
 
 def test_unknown_partitions_are_refused(place: Place) -> None:
@@ -184,3 +190,18 @@ def test_requests_alone_again_leave_their_index_to_do(example_store: Path, tmp_p
     bring_up_to_date(store, Inputs(inbox))
     assert conversations(store)["n_requests"].sum() == 10
     assert not plan.stale_databases(store, Inputs(inbox).landing())
+
+
+def test_the_roll_up_shows_figures_without_content(place: Place) -> None:
+    key = place.instance.get_dynamic_partitions(str(CONVERSATIONS.name))[0]
+    shown = materialization(place.materialize("validation_report", key), "validation_report").metadata["figures"]
+    assert isinstance(shown, dg.MarkdownMetadataValue)
+    assert str(shown.value).startswith("![Hit rate by model](data:image/png;base64,")
+    assert len(str(shown.value)) < 200_000
+
+
+def test_figures_are_in_one_event_a_run(place: Place) -> None:
+    found = place.instance.fetch_materializations(dg.AssetKey("validation_report"), limit=99).records
+    events = [record.event_log_entry.asset_materialization for record in found]
+    assert len(events) > 1
+    assert [event is not None and "figures" in event.metadata for event in events].count(True) == 1

@@ -161,3 +161,18 @@ def test_message_ids_are_unique(landing):
     ids = [message_id(json.loads(row["response"])) for row in all_rows(landing.root)]
     known = [found for found in ids if found]
     assert len(known) == len(set(known))
+
+
+def test_a_log_has_one_line_a_request_in_the_order_of_their_ends(landing):
+    ((name, n_lines),) = landing.truth.logs.items()
+    pairs = [json.loads(line) for line in (landing.root / name).read_text().splitlines()]
+    assert len(pairs) == n_lines
+    ends = [pair["response"]["timestamp"] for pair in pairs if pair["response"]]
+    assert ends == sorted(ends)
+    assert [n for n, pair in enumerate(pairs) if pair["response"] is None] == [n_lines - 1]
+    assert Counter(pair["response"]["status_code"] for pair in pairs if pair["response"]) == {200: n_lines - 2, 529: 1}
+
+
+def test_only_planted_folders_have_a_log(tmp_path):
+    assert write_landing(tmp_path, size=SMALL, seed=1).logs == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ada", "grace", "linus"]

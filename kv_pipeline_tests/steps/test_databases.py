@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.schemas.conversations import CONVERSATIONS
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.steps.conversations import user_requests
+from kv_pipeline.steps.databases import ingest_database
 from kv_pipeline.steps.segments import load_segments
 from kv_pipeline_tests import strategies as some
 from kv_pipeline_tests.comparison import assert_user_as_defined
@@ -27,6 +29,7 @@ from kv_pipeline_tests.factories import (
     write_database,
     write_transcript,
 )
+from kv_pipeline_tests.sources.factories import make_log, make_pair
 
 FILLER = user_message("The harbour master wrote it all down. " * 300)
 """Longer than what a body must have for its repetitions to be looked for."""
@@ -152,3 +155,22 @@ def test_odd_types_and_roles_do_not_stop_a_database(tmp_path, monkeypatch, kind)
     write_transcript(inbox / "ada", "s", [("m0", 0)])
     bring_up_to_date(store, inbox)
     assert store.partitions("traces") == ["ada/s"]
+
+
+def test_a_log_that_was_cut_off_or_damaged_leaves_what_was_read_before(tmp_path, monkeypatch):
+    store, path = open_store(tmp_path / "store", monkeypatch), tmp_path / "log.jsonl"
+    pairs = [make_pair(message_id=f"m{n}") for n in range(3)]
+
+    def ingested(*lines: object) -> tuple[list[str], list[str]]:
+        make_log(path, lines)
+        content = ingest_database(store, DatabaseFile("ada/log.jsonl", "ada", path, "", "claude_trace"))
+        kept = store.read(RAW_REQUESTS, ["ada/log.jsonl"])["message_id"].to_list()
+        return kept, [skip.reason for skip in content.skips]
+
+    assert ingested(*pairs) == (["m0", "m1", "m2"], [])
+    cut = json.dumps(pairs[1]).encode()[:-30]
+    assert ingested(pairs[0], cut) == (["m0", "m1", "m2"], ["unfinished_line", "earlier_rows_kept"])
+    assert ingested(pairs[0], "x", pairs[2]) == (["m0", "m1", "m2"], ["broken_line", "earlier_rows_kept"])
+    assert ingested(*pairs, make_pair(message_id="m3"), cut) == (["m0", "m1", "m2", "m3"], ["unfinished_line"])
+    assert ingested() == (["m0", "m1", "m2", "m3"], ["empty_file", "earlier_rows_kept"])
+    assert ingested(pairs[0]) == (["m0"], [])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from kv_pipeline.core.api_rules import with_collapsed_tool_runs
 from kv_pipeline.core.causes import UNAVOIDABLE, Cause
 from kv_pipeline.core.scenarios import Scenario
-from kv_pipeline.reports.summary import api_table
+from kv_pipeline.reports.summary import api_table, cache_report
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT, CONTENT_BLOCKS, WHAT_IF
 from kv_pipeline.schemas.requests import SEGMENTS
 from kv_pipeline.steps.explain import explain_user, stale_reports
 from kv_pipeline.steps.prompts import describe_segments
+from kv_pipeline.steps.simulation import ModelOptions
 from kv_pipeline_tests.factories import (
     bring_up_to_date,
     growing_turns,
@@ -74,10 +78,10 @@ def test_what_was_planted_is_found(report):
 
 
 def test_predictions_are_close_to_what_the_examples_own_cache_billed(store):
-    fleet = api_table(store, []).row(0, named=True)
+    fleet = api_table(cache_report(store), []).row(0, named=True)
     assert abs(fleet["difference_points"]) < 1
     assert fleet["exact_share"] > 0.8
-    assert api_table(store, ["model"])["n_requests"].sum() == fleet["n_requests"]
+    assert api_table(cache_report(store), ["model"])["n_requests"].sum() == fleet["n_requests"]
 
 
 def test_lengths_known_from_bills_are_predicted_to_the_token(report):
@@ -226,3 +230,41 @@ def test_without_usage_nothing_is_billed(tmp_path, monkeypatch):
     assert report.select(BILLED).row(0) == (None, None, None, None)
     assert report["predicted_write_5m_tokens"].item() > 1200
     assert report["cause"].to_list() == [Cause.COLD]
+
+
+def test_shared_prefixes_are_read_across_users(tmp_path, monkeypatch):
+    inbox = tmp_path / "inbox"
+    for n, user in enumerate(("ada", "linus")):
+        system = [{"type": "text", "text": LONG, "cache_control": {"type": "ephemeral"}}]
+        row = recorded(user, 60 * n, system=system, messages=[user_message(f"Hello, I am {user}.")], **bill(0, 1500, 9))
+        write_database(inbox / user / "requests.db", [row])
+        write_transcript(inbox / user, f"s-{user}", [(user, 60 * n + 1)])
+    made = open_store(tmp_path / "store", monkeypatch)
+    bring_up_to_date(made, inbox)
+    assert cache_report(made)["predicted_read_tokens"].to_list() == [0, 0]
+    shared = cache_report(made, ModelOptions(shares_prefixes=True))
+    assert shared["predicted_read_tokens"].to_list() == [0, 1500]
+
+
+def test_newer_rules_look_further_back(store, report):
+    rules = with_collapsed_tool_runs(datetime(2020, 1, 1, tzinfo=UTC))
+    newer = cache_report(store, ModelOptions(rules=rules))
+    overflowed = report.filter(pl.col("cause") == Cause.LOOK_BACK_OVERFLOW).select(KEYS)
+    assert overflowed.height == 1
+    before, after = (r.join(overflowed, on=KEYS)["predicted_read_tokens"].item() for r in (report, newer))
+    assert after > before
+
+
+def test_the_apis_own_diagnosis_stands_beside(tmp_path, monkeypatch):
+    inbox = tmp_path / "inbox"
+    write_database(inbox / "ada" / "requests.db", growing_turns("ada", 2))
+    transcript = write_transcript(inbox / "ada", "s", [("ada-0", 1), ("ada-1", 61)])
+    lines = transcript.read_text().splitlines()
+    record = json.loads(lines[1])
+    record["message"]["diagnostics"] = {"cache_miss_reason": {"type": "system_changed", "cache_missed_input_tokens": 5}}
+    transcript.write_text("\n".join([lines[0], json.dumps(record), ""]))
+    made = open_store(tmp_path / "store", monkeypatch)
+    bring_up_to_date(made, inbox)
+    report = made.read(CACHE_REPORT, ["ada"])
+    assert report["recorded_miss_reason"].to_list() == [None, "system_changed"]
+    assert report["recorded_missed_tokens"].to_list() == [None, 5]

@@ -79,6 +79,17 @@ def test_a_log_without_sessions_is_one_conversation(inbox, store):
     assert bring_up_to_date(store, inbox) == {"databases": [], "users": [], "conversations": []}
 
 
+def test_a_turn_that_was_replayed_without_streaming_counts_once(inbox, store):
+    first, second = loop(2)
+    replay = loop(1, stream=False)[0]
+    replay["request"]["timestamp"] += 2
+    replay["response"]["body"]["id"] = "replay"
+    make_log(inbox / "ada" / "log.jsonl", [first, replay, second])
+    bring_up_to_date(store, inbox)
+    assert list(placed(store)) == ["m0", "m1"]
+    assert reasons(store) == {"replay_twin": 1}
+
+
 def test_a_session_spans_logs_and_a_log_has_sessions(inbox, store):
     climbing = {"user_id": json.dumps({"session_id": "../s2"})}
     whole, other = loop(4, metadata=session("s1")), loop(2, "o", metadata=climbing)

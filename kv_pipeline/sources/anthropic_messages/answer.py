@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from kv_pipeline.core.normalise import block_types, well_formed
-from kv_pipeline.schemas.requests import MISS_REASONS
+from kv_pipeline.schemas.requests import CLIENT_TOOLS, MISS_REASONS
 
 _DURATION: Final = re.compile(r"\bdur=([0-9.]+)")
 _OTHER: Final = "other"
@@ -47,6 +47,7 @@ class Answer:
     message_id: str | None = None
     stop_reason: str | None = None
     output_types: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
     api_time_s: float | None = None
     ttft_s: float | None = None
@@ -91,6 +92,7 @@ def answer_of(
         message_id=_text(message.message_id),
         stop_reason=_text(message.stop_reason),
         output_types=block_types(message.blocks),
+        tools=_tools(message.blocks),
         usage=_usage(message.usage),
         api_time_s=api_time_s,
         ttft_s=_ttft_s(headers),
@@ -174,6 +176,13 @@ def _event(line: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def _tools(blocks: Iterable[object]) -> tuple[str, ...]:
+    """Tools that are called, by name if every client has them."""
+    calls = [block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_use"]
+    named = (name if isinstance(name := call.get("name"), str) and name in CLIENT_TOOLS else _OTHER for call in calls)
+    return tuple(sorted(set(named)))
 
 
 def _update_usage(message: Message, usage: object) -> None:

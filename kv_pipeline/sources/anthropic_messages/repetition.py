@@ -3,7 +3,7 @@
 A turn's body is the body of the turn before with a few messages added, so most of it is the same bytes. The parser
 remembers where each message of recent bodies ended. A body that shares its first bytes with one of them shares all
 messages that end there, since what JSON means up to a byte depends on nothing after it; those messages are cut out and
-the short rest is parsed.
+the short rest is parsed. Tools that end a body like an earlier one's are cut out too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _CHANGED_AT_END: Final = 3
 _HEAD_BYTES: Final = 1024
 _MESSAGES_KEY: Final = b'"messages"'
 _COMMA, _BRACKET = ord(","), ord("]")
+# With the comma it can only be a key: inside a string the quote would end it, and a bare word follow.
+_TOOLS_KEY: Final = b',"tools":'
+_NO_TOOLS: Final = _TOOLS_KEY + b"null}"
 
 
 class ParsedBody(NamedTuple):
@@ -35,21 +38,25 @@ class ParsedBody(NamedTuple):
         rest: The body without them.
         first: Offset of the first message.
         ends: Offset behind each message, shared ones included; None if they can't be told from the bytes.
+        tail: The body's last bytes from its tools on; empty if something else is last.
     """
 
     shared: list[Interned]
     rest: Body
     first: int
     ends: list[int] | None
+    tail: bytes
 
 
 class _Known(NamedTuple):
-    """A remembered body with its messages and where they are."""
+    """A remembered body with its messages and where they are, and its tools and the tail that they are in."""
 
     raw: bytes
     first: int
     ends: list[int]
     messages: list[Interned]
+    tools: bytes | None
+    tail: bytes
 
     def n_shared(self, raw: bytes) -> int:
         """Number of first messages that another body repeats byte for byte."""
@@ -85,7 +92,9 @@ class RepetitionParser:
                 return parsed
         body = parse_body(raw, self._database_id, row_id)
         first = (raw or b"").find(_MESSAGES_KEY + b":[") + len(_MESSAGES_KEY) + 2
-        return ParsedBody([], body, first, _ends(raw or b"", first, body.messages))
+        raw = raw or b""
+        tail = _tail(raw, body.tools)
+        return ParsedBody([], body, first, _ends(raw, first, body.messages, len(raw) - len(tail)), tail)
 
     def remember(self, raw: bytes, parsed: ParsedBody, messages: list[Interned]) -> None:
         """Remember a body, all of whose messages are now interned, in place of the one it continues."""
@@ -94,7 +103,7 @@ class RepetitionParser:
         continued = next((k for k in self._recent if parsed.shared and k.messages[-1:] == parsed.shared[-1:]), None)
         if continued is not None:
             self._recent.remove(continued)
-        self._recent.appendleft(_Known(raw, parsed.first, parsed.ends, messages))
+        self._recent.appendleft(_Known(raw, parsed.first, parsed.ends, messages, parsed.rest.tools, parsed.tail))
 
     def _most_shared(self, raw: bytes) -> tuple[int, _Known | None]:
         """The remembered body that shares the most messages; one that is continued ends the search."""
@@ -112,13 +121,20 @@ class RepetitionParser:
         """Parse what is left without the shared messages; None if the bytes don't look as expected."""
         cut = known.ends[n_shared - 1]
         has_more = raw[cut] == _COMMA
-        rest = parse_body(raw[: known.first] + raw[cut + has_more :], self._database_id, row_id)
+        has_tail = bool(known.tail) and raw.endswith(known.tail, cut)
+        stop = len(raw) - len(known.tail) if has_tail else len(raw)
+        skeleton = raw[: known.first] + raw[cut + has_more : stop] + (_NO_TOOLS if has_tail else b"")
+        rest = parse_body(skeleton, self._database_id, row_id)
         if has_more != bool(rest.messages):
             return None
-        added = _ends(raw, cut + 1, rest.messages) if has_more else _end_of_array(raw, cut)
+        added = _ends(raw, cut + 1, rest.messages, stop) if has_more else _end_of_array(raw, cut, stop)
         if added is None:
             return None
-        return ParsedBody(known.messages[:n_shared], rest, known.first, known.ends[:n_shared] + added)
+        ends = known.ends[:n_shared] + added
+        if has_tail:
+            rest = rest._replace(tools=known.tools)
+        tail = known.tail if has_tail else _tail(raw, rest.tools)
+        return ParsedBody(known.messages[:n_shared], rest, known.first, ends, tail)
 
 
 def shared_prefix_bytes(left: bytes, right: bytes) -> int:
@@ -133,7 +149,7 @@ def shared_prefix_bytes(left: bytes, right: bytes) -> int:
     )
 
 
-def _ends(raw: bytes, start: int, messages: list[bytes]) -> list[int] | None:
+def _ends(raw: bytes, start: int, messages: list[bytes], stop: int) -> list[int] | None:
     """Offsets behind messages that stand one after the other from `start` to the end of their array, or None."""
     ends = []
     for message in messages:
@@ -142,10 +158,15 @@ def _ends(raw: bytes, start: int, messages: list[bytes]) -> list[int] | None:
             return None
         ends.append(end)
         start = end + 1
-    return None if not ends or _end_of_array(raw, ends[-1]) is None else ends
+    return None if not ends or _end_of_array(raw, ends[-1], stop) is None else ends
 
 
-def _end_of_array(raw: bytes, offset: int) -> list[int] | None:
+def _end_of_array(raw: bytes, offset: int, stop: int) -> list[int] | None:
     """Nothing more, if the messages end here; None if they don't, or if a second key of that name may follow."""
-    is_end = raw[offset] == _BRACKET and raw.find(_MESSAGES_KEY, offset) < 0
+    is_end = raw[offset] == _BRACKET and raw.find(_MESSAGES_KEY, offset, stop) < 0
     return [] if is_end else None
+
+
+def _tail(raw: bytes, tools: bytes | None) -> bytes:
+    tail = _TOOLS_KEY + (tools or b"") + b"}"
+    return tail if tools is not None and raw.endswith(tail) else b""

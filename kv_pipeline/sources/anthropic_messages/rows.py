@@ -114,7 +114,7 @@ class RequestRows:
         content_id = self._interner.content_id(model, parts.indexes)
         values = (
             (facts.endpoint, model, facts.routed_model, rest.is_streaming, answer.status_code, answer.outcome)
-            + (answer.message_id, answer.stop_reason, list(answer.output_types))
+            + (answer.message_id, answer.stop_reason, list(answer.output_types), list(answer.tools))
             + (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
             + (usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
             + (answer.api_time_s, answer.ttft_s, answer.completed_at_utc)

@@ -31,6 +31,14 @@ from kv_pipeline.sources.times import parse_utc
 _Parts = Mapping[str, bytes]
 _NULL: Final = b"null"
 _REQUEST_ID: Final = "request-id"
+
+
+class _WirePair(msgspec.Struct):
+    request: dict[str, msgspec.Raw] | None = None
+    response: dict[str, msgspec.Raw] | None = None
+
+
+_pair_decoder: Final = msgspec.json.Decoder(_WirePair)
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -72,14 +80,35 @@ def parse_pair(line: bytes) -> Pair:
         ValueError: It is no JSON object.
         RecursionError: It is nested too deeply.
     """
+    try:
+        wire = _pair_decoder.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _parse_leniently(line)
+    return _pair(_bytes(wire.request), _bytes(wire.response), is_response_broken=False)
+
+
+def _parse_leniently(line: bytes) -> Pair:
     parts = _parts(line)
     request, response = parts.get("request", _NULL), parts.get("response", _NULL)
     try:
         answer, is_broken = (None if response == _NULL else _parts(response)), False
     except (ValueError, RecursionError):
         answer, is_broken = None, True
-    digest = hashlib.blake2b(b"%d:%b%b" % (len(request), request, response), digest_size=16).digest()
-    return Pair(_parts(request) if request.startswith(b"{") else None, answer, is_broken, digest)
+    return _pair(_parts(request) if request.startswith(b"{") else None, answer, is_response_broken=is_broken)
+
+
+def _pair(request: _Parts | None, response: _Parts | None, *, is_response_broken: bool) -> Pair:
+    digest = hashlib.blake2b(digest_size=16)
+    for half in (request or {}, response or {}):
+        for key, part in half.items():
+            digest.update(b"%b %d:" % (key.encode("utf-8", "surrogatepass"), len(part)))
+            digest.update(part)
+        digest.update(b"\n")
+    return Pair(request, response, is_response_broken, digest.digest())
+
+
+def _bytes(parts: dict[str, msgspec.Raw] | None) -> _Parts | None:
+    return None if parts is None else {key: bytes(part) for key, part in parts.items()}
 
 
 def endpoint_of(request: _Parts) -> str | None:

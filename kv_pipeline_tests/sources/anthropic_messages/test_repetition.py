@@ -20,7 +20,10 @@ MESSAGES = st.one_of(
     st.sampled_from([1, 11, 111, "1", [], [1], {}, None, {"messages": [1]}]),
 )
 BODIES = st.lists(st.lists(MESSAGES, max_size=6), min_size=1, max_size=6)
-TAILS = st.sampled_from(["", ',"system":"s"', ',"tools":[{"name":"messages"}]', ',"messages":[2]', ',"stream":true'])
+TOOLS = ',"tools":[{"name":"messages"}]'
+OTHERS = ["", ',"system":"s"', ',"messages":[2]', ',"stream":true', ',"tools":null', ',"tools":[1]', ',"x,\\"y":1']
+NOT_TOOLS = [',"x\\"tools":[{"name":"messages"}]', ',"x,\\"tools":[{"name":"messages"}]', ',"x":{"y":1' + TOOLS + "}"]
+TAILS = st.sampled_from([*OTHERS, *NOT_TOOLS, *(other + TOOLS for other in OTHERS)])
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,12 @@ def test_repeated_messages_are_not_parsed_again() -> None:
     again = parser.parse(body_of([{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]), 2)
     assert [message.segment_index for message in again.shared] == [0]
     assert again.rest.messages == [b'{"role":"assistant","content":"hi"}']
+
+
+def test_repeated_tools_are_not_parsed_again() -> None:
+    first, second = parse_all([body_of([1], TOOLS), body_of([1, 2], ',"system":"s"' + TOOLS)])
+    assert second == Body("m", b'[{"name":"messages"}]', b'"s"', [b"1", b"2"], False, None)
+    assert second.tools is first.tools
 
 
 def test_number_that_goes_on_is_not_shared() -> None:

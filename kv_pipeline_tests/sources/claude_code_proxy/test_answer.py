@@ -198,3 +198,19 @@ def test_whether_the_context_was_edited(management, has_edits):
         streamed(start, END | {"context_management": {"applied_edits": []}}),
     )
     assert {one.has_applied_edits for one in found} == {has_edits}
+
+
+@pytest.mark.parametrize(
+    ("names", "tools"),
+    [
+        ([], ()),
+        (["Write", "Read", "Read"], ("Read", "Write")),
+        (["mcp__bank__transfer", "mcp__other", "Edit"], ("Edit", "other")),
+        ([7, None], ("other",)),
+    ],
+)
+def test_tools_are_named_only_where_every_client_has_them(names, tools):
+    blocks = [{"type": "text", "name": "Bash"}, *({"type": "tool_use", "name": name} for name in names)]
+    events = [{"type": "content_block_start", "index": n, "content_block": block} for n, block in enumerate(blocks)]
+    assert answer(body={"id": "m", "content": blocks}).tools == tools
+    assert streamed(START, *events, END).tools == tools
