@@ -11,6 +11,7 @@ from kv_pipeline.cli.display import console, print_json, showing_progress
 from kv_pipeline.cli.tables import open_existing
 from kv_pipeline.errors import Skip, UsageError
 from kv_pipeline.export.exporter import ExportResult, export_conversations
+from kv_pipeline.export.files import target
 from kv_pipeline.export.options import OWN_BLOCK_SIZES, ExportOptions, Format
 from kv_pipeline.export.sources import Conversations
 from kv_pipeline.export.store_conversations import StoreConversations
@@ -35,20 +36,31 @@ class ExportInput:
     nested_times: NestedTimes
     conversation_ids: list[str] | None
 
-    def conversations(self, options: ExportOptions) -> Conversations:
-        """The conversations that are asked for.
+    def conversations(self, out: Path, options: ExportOptions) -> Conversations:
+        """The conversations that are asked for; `out` is where they will be written.
 
         Raises:
-            UsageError: There is no such store, file or conversation.
+            UsageError: There is no such store, file or conversation, or what is read would be written over.
         """
         if self.from_traces:
             files = trace_files(self.from_traces)
+            _spare(files, out, options)
             return TraceConversations(files, options, self.nested_times, self.conversation_ids)
         if self.nested_times is not NestedTimes.AUTO:
             raise UsageError("--nested-times is about trace files. Use it with --from-traces.")
         store = open_existing(self.store)
         block_size = options.block_size or OWN_BLOCK_SIZES.get(options.format) or store.settings.block_size
         return StoreConversations(store, block_size, self.conversation_ids)
+
+
+def _spare(files: list[Path], out: Path, options: ExportOptions) -> None:
+    """Input is never written over, nor is anything written beside it under names like its own."""
+    if options.format is Format.TRACE:
+        is_in_the_way = out.resolve() in {path.resolve().parent for path in files}
+    else:
+        is_in_the_way = target(out, options).resolve() in {path.resolve() for path in files}
+    if is_in_the_way:
+        raise UsageError(f"{out} is where the input is. Choose another --out.")
 
 
 def export_command(source: ExportInput, out: Path, options: ExportOptions, *, as_json: bool) -> bool:
@@ -58,7 +70,7 @@ def export_command(source: ExportInput, out: Path, options: ExportOptions, *, as
         Whether some input was left out although it was asked for.
     """
     options.check()
-    conversations = source.conversations(options)
+    conversations = source.conversations(out, options)
     with showing_progress():
         advance = progress.counter("export", len(conversations.names))
         result = export_conversations(conversations, out, options, advance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,26 +67,29 @@ def _of_conversation(store, key):
 
 
 def of_traces(files: Iterable[Path]) -> list[TrueRequest]:
-    """Published ones: sub-agents don't nest, their times count from the marker, ids mean nothing in another file."""
+    """Traces whose nested times count from the marker."""
     return [request for path in files for request in sorted(_of_file(path), key=lambda r: r.t_s)]
 
 
 def _of_file(path):
     trace = json.loads(path.read_bytes())
-    for entry in trace["requests"]:
-        if entry["type"] == "subagent":
-            for inner in entry["requests"]:
-                yield _true(trace, inner, entry["t"], entry["agent_id"], entry["status"])
-        else:
-            yield _true(trace, entry, 0.0, "main", None)
+
+    def walk(entries, base_s, agent, parent, status):
+        for entry in entries:
+            if entry["type"] == "subagent":
+                yield from walk(entry["requests"], base_s + entry["t"], entry["agent_id"], agent, entry["status"])
+            else:
+                yield _true(trace, entry, base_s + entry["t"], (agent, parent, status))
+
+    return walk(trace["requests"], 0.0, "main", None, None)
 
 
-def _true(trace: dict[str, Any], entry: dict[str, Any], base_s: float, agent: str, status: str | None) -> TrueRequest:
-    prefixes = {trace["block_size"] * (n + 1): (trace["id"], number) for n, number in enumerate(entry["hash_ids"])}
-    parent = None if agent == "main" else "main"
+def _true(trace: dict[str, Any], entry: dict[str, Any], t_s: float, who: tuple[str, Any, Any]) -> TrueRequest:
+    scope = trace["id"] if trace["hash_id_scope"] == "local" else None
+    prefixes = {trace["block_size"] * (n + 1): (scope, number) for n, number in enumerate(entry["hash_ids"])}
+    at_s = datetime.fromisoformat(entry["timestamp"]).timestamp() if "timestamp" in entry else t_s
     return TrueRequest(
-        trace["id"], agent, parent, status, base_s + entry["t"], base_s + entry["t"], entry.get("api_time"),
-        entry["model"], entry["in"], entry["out"], prefixes,
+        trace["id"], *who, at_s, t_s, entry.get("api_time"), entry["model"], entry["in"], entry["out"], prefixes,
     )  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def assert_oracle_general(path: Path, requests: list[TrueRequest], block_size: i
     ordered = in_time(requests)
     start_s = ordered[0].at_s
     keys = by_model(ordered, block_size, with_tail=False)
-    times = [int(t.at_s - start_s) for t, own in zip(ordered, keys, strict=True) for _ in own]
+    times = [int(round(t.at_s - start_s, 3)) for t, own in zip(ordered, keys, strict=True) for _ in own]
     assert records["time"].tolist() == times
     assert set(records["size"].tolist()) <= {block_size}
     numbers, flat = records["id"].tolist(), [key for own in keys for key in own]

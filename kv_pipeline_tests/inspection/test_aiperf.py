@@ -41,7 +41,7 @@ def exported(tmp_path_factory):
         out = tmp_path_factory.mktemp("out")
         wanted = ExportOptions(**options)
         source = ExportInput(root, None, NestedTimes.AUTO, None)
-        return export_conversations(source.conversations(wanted), out, wanted).files
+        return export_conversations(source.conversations(out, wanted), out, wanted).files
 
     return export
 
