@@ -15,7 +15,7 @@ import pytest
 
 from kv_pipeline.cluster.celery_app import QUEUE_VARIABLE
 from kv_pipeline.defs.instance import BROKER_VARIABLE, HOME_VARIABLE, POSTGRES_VARIABLE
-from kv_pipeline.store import SALT_VARIABLE
+from kv_pipeline.store_settings import SALT_VARIABLE
 from kv_pipeline_tests.services import broker_queue, postgres_database
 
 COMMAND = [sys.executable, "-c", "from kv_pipeline.cli import main; main()"]

@@ -19,7 +19,8 @@ import pytest
 from kv_pipeline.defs.instance import POSTGRES_VARIABLE, open_instance
 from kv_pipeline.defs.partitions import RANGE_START
 from kv_pipeline.runner import Inputs, bring_up_to_date
-from kv_pipeline.store import SALT_VARIABLE, Store
+from kv_pipeline.store import Store
+from kv_pipeline.store_settings import SALT_VARIABLE
 from kv_pipeline_tests.cluster.conftest import SALT, Cluster, kill
 from kv_pipeline_tests.services import RABBITMQ, REDIS
 
