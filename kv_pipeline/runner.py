@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from kv_pipeline.errors import needs_extra
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
@@ -115,6 +116,7 @@ def _session(
         from kv_pipeline.defs.session import Session
 
         return Session.open(store.root, inputs.inbox, inputs.paths)
+    needs_extra("dagster_celery", "cluster", "--engine celery")
     from kv_pipeline.cluster.session import BatchSession
 
     return BatchSession.open(store, inputs.inbox, batch_size)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from kv_pipeline.errors import UsageError
+from kv_pipeline.errors import UsageError, needs_extra
 
 
 def worker_command(inbox: Path, store: Path, processes: int, name: str) -> None:
@@ -17,6 +17,7 @@ def worker_command(inbox: Path, store: Path, processes: int, name: str) -> None:
     """
     from kv_pipeline.defs.instance import BROKER_VARIABLE, HOME_VARIABLE, home_of, open_instance
 
+    needs_extra("dagster_celery", "cluster", "A worker")
     if not os.environ.get(BROKER_VARIABLE):
         raise UsageError(f"Set {BROKER_VARIABLE} to the broker, as in redis://host:6379/0 or amqp://user@host:5672//.")
     if not inbox.is_dir():

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from kv_pipeline.errors import needs_extra
 from kv_pipeline.processes import is_other_alive
 
 HOME_VARIABLE: Final = "DAGSTER_HOME"
@@ -85,6 +86,7 @@ def _is_ours(config: Path) -> bool:
 def _configuration(home: Path) -> dict[str, Any]:
     if not os.environ.get(POSTGRES_VARIABLE):
         return _on_sqlite(home)
+    needs_extra("dagster_postgres", "cluster", POSTGRES_VARIABLE)
     return _on_workers() if os.environ.get(BROKER_VARIABLE) else _on_postgres()
 
 

@@ -57,7 +57,7 @@ BENCHMARK = DemoSize(
 
 
 def fleet(users: int = 9, conversations: int = 10, turns: int = 40) -> DemoSize:
-    """Users with a database each, of realistic shape and any size.
+    """Users with a database each, of realistic shape and any size, and the one with a log that every demo has.
 
     A conversation of 40 turns is about 5 MB of database, since each request repeats what was said before.
 

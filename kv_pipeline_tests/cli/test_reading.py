@@ -105,4 +105,4 @@ def test_demo_makes_a_fleet_of_any_size_the_same_for_the_same_seed(tmp_path, com
                      for r in (tmp_path / "first", tmp_path / "second"))  # fmt: skip
     assert first == second
     assert len([path for path in first if path.suffix == ".jsonl" and len(path.parts) == 4]) >= 6
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["ada", "grace"]
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["ada", "grace", "hedy"]

@@ -15,6 +15,8 @@ from kv_pipeline.defs.build import build_defs
 from kv_pipeline.defs.instance import BROKER_VARIABLE, HOME_VARIABLE, POSTGRES_VARIABLE, open_instance
 from kv_pipeline.defs.partitions import BATCH_VARIABLE
 from kv_pipeline.errors import UsageError
+from kv_pipeline.runner import Inputs, bring_up_to_date
+from kv_pipeline.store import Store
 from kv_pipeline_tests.services import postgres_database
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -66,3 +68,12 @@ def test_a_worker_needs_a_broker_and_a_landing_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(BROKER_VARIABLE, "redis://127.0.0.1:1/0")
     with pytest.raises(UsageError, match="landing folder"):
         worker_command(tmp_path / "nowhere", tmp_path / "store", 1, "w")
+
+
+def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(UsageError, match=r"pip install 'kv-pipeline\[cluster\]'"), open_instance(tmp_path):
+        pass
+    with pytest.raises(UsageError, match="--engine celery"):
+        bring_up_to_date(Store.open(tmp_path / "store"), Inputs(DEPLOY.parent / "data/example"), batch_size=1)
