@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kv_pipeline.names import TEMPORARY
+from kv_pipeline.processes import this_process
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically, readable by the owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
             file.write(content)

@@ -11,6 +11,7 @@ A message says what failed, where, what was found and what to do. It never quote
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 
@@ -45,6 +46,21 @@ class VocabularyError(KvPipelineError):
 
 class UsageError(KvPipelineError):
     """A command names something that does not exist or combines options that exclude each other."""
+
+
+def needs_extra(module: str, extra: str, why: str) -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        module: What it is imported as.
+        extra: The extra of this package that has it.
+        why: What needs it, as the start of a sentence.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"{why} needs packages that are not installed: pip install 'kv-pipeline[{extra}]'.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from kv_pipeline.errors import StoreError
+from kv_pipeline.errors import StoreError, needs_extra
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.logs import detail
 from kv_pipeline.schemas.columns import frame_of
@@ -25,6 +26,9 @@ from kv_pipeline.store import SESSION_MARKER, Store
 
 if TYPE_CHECKING:  # importing Dagster takes a second
     from dagster import DagsterInstance
+
+    from kv_pipeline.cluster.session import BatchSession
+    from kv_pipeline.defs.session import Session
 
 
 @dataclass(slots=True)
@@ -72,15 +76,17 @@ def bring_up_to_date(
     *,
     verify_all: bool = False,
     instance: DagsterInstance | None = None,
+    batch_size: int | None = None,
 ) -> RunOutcome:
     """Materialize everything that is not up to date.
 
     Args:
         store: The store.
-        inputs: Where to look.
+        inputs: Where to look; an inbox, if workers do the work.
         on_wait: Called if another run is working on the store, before waiting for it.
         verify_all: Read every file of the store first, not only those that were touched since they were last verified.
         instance: Where to record what is materialized; the store's own, or DAGSTER_HOME's, if None.
+        batch_size: Most partitions of a run, if Celery workers do the work; None for this process.
 
     Raises:
         UsageError: A path does not exist.
@@ -96,7 +102,7 @@ def bring_up_to_date(
             detail("quarantined", file=str(path.relative_to(store.root)))
         outcome.quarantined = [str(path.relative_to(store.root)) for path in damaged]
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
-            _materialize(store, inputs, landing, outcome, instance)
+            _materialize(store, landing, outcome, lambda: _session(store, inputs, batch_size, instance))
         outcome.skipped = _skipped(store, landing)
         outcome.not_in_landing = plan.not_in_landing(store, landing)
     return outcome
@@ -134,12 +140,26 @@ def _is_stale(store: Store, landing: Landing) -> bool:
     )
 
 
-def _materialize(
-    store: Store, inputs: Inputs, landing: Landing, outcome: RunOutcome, instance: DagsterInstance | None
-) -> None:
-    from kv_pipeline.defs.session import Session
+def _session(
+    store: Store, inputs: Inputs, batch_size: int | None, instance: DagsterInstance | None
+) -> AbstractContextManager[Session] | AbstractContextManager[BatchSession]:
+    if batch_size is None:
+        from kv_pipeline.defs.session import Session
 
-    with _records_named(), Session.open(store.root, inputs.inbox, inputs.paths, instance) as session:
+        return Session.open(store.root, inputs.inbox, inputs.paths, instance)
+    needs_extra("dagster_celery", "cluster", "--engine celery")
+    from kv_pipeline.cluster.session import BatchSession
+
+    return BatchSession.open(store, inputs.inbox, batch_size)
+
+
+def _materialize(
+    store: Store,
+    landing: Landing,
+    outcome: RunOutcome,
+    open_session: Callable[[], AbstractContextManager[Session] | AbstractContextManager[BatchSession]],
+) -> None:
+    with _records_named(), open_session() as session:
         databases = plan.stale_databases(store, landing)
         detail("stale", databases=len(databases))
         if databases:
@@ -154,7 +174,7 @@ def _materialize(
         if changed:
             session.run_conversations(changed)
             outcome.recomputed |= dict.fromkeys(plan.CONVERSATION_TABLES, len(changed))
-    if plan.is_roll_up_stale(store):  # conversations were only removed
+    if plan.is_roll_up_stale(store):  # conversations were only removed, or made by workers
         from kv_pipeline.steps.fleet import roll_up
 
         roll_up(store)

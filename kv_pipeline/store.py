@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 
 from kv_pipeline.atomic import locked, sync, write_bytes
 from kv_pipeline.errors import StoreError
+from kv_pipeline.locks import alone, holding, lending
 from kv_pipeline.names import TEMPORARY
-from kv_pipeline.processes import is_other_running
+from kv_pipeline.processes import is_other_alive, this_process
 from kv_pipeline.quarantine import UNSEALED, is_sound, seal, set_aside
 from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
@@ -39,10 +40,10 @@ from kv_pipeline.store_settings import Settings, opened_settings, read_settings
 
 SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
+WRITER_LOCK: Final = "writer.lock"
 _ROW_GROUP_ROWS: Final = 65_536
 _UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for damaged files."""
-_held_writer_locks: set[Path] = set()
 
 
 class _BusyError(Exception):
@@ -171,7 +172,7 @@ class Store:
     def replacing(self, path: Path) -> Iterator[Path]:
         """A temporary path that becomes `path` when the block ends without an error."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
         try:
             yield temporary
             sync(temporary)
@@ -182,7 +183,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the store's writer lock, which only one process has at a time; the system frees a dead one's.
+        """Hold the writer lock alone: nobody else changes anything. The system frees a dead process's lock.
 
         Args:
             on_wait: Called if another process has it, before waiting.
@@ -194,16 +195,52 @@ class Store:
             self._check_salt()
             yield
 
+    @contextlib.contextmanager
+    def sharing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the writer lock with others: each works on partitions, and nobody changes what these are made of.
+
+        Several may work on one partition, as when a run that was given up is still alive: both write the same bytes.
+
+        Args:
+            on_wait: Called if another process has it alone, before waiting.
+
+        Raises:
+            StoreError: While waiting the store was given another salt.
+        """
+        with holding(self.root / WRITER_LOCK, fcntl.LOCK_SH, on_wait):
+            self._check_salt()
+            yield
+
+    def lending(self) -> contextlib.AbstractContextManager[None]:
+        """Let others share the writer lock that this process holds alone; at the end, wait for them."""
+        return lending(self.root / WRITER_LOCK)
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Whether nobody else shares the writer lock that this process holds; if so, nobody does until the end."""
+        return alone(self.root / WRITER_LOCK)
+
+    @contextlib.contextmanager
+    def working_on(self, table: str, partition: str) -> Iterator[None]:
+        """Hold a partition's own lock: for what is made of files that may change between two readers."""
+        name = hashlib.blake2b(f"{table}/{partition}".encode(), digest_size=8).hexdigest()
+        path = self.root / "state" / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            yield
+
     def _check_salt(self) -> None:
         settings = read_settings(self.root)
         if settings is not None and settings.salt_check != self.settings.salt_check:
             raise StoreError(f"The salt of the store at {self.root} was replaced in the meantime. Run again.")
 
     def sweep(self) -> None:
-        """Remove temporary files and folders of processes that were killed."""
+        """Remove temporary files and folders of processes that were killed; call it while writing.
+
+        Then no process of another machine is at work either, and those of this one are looked up.
+        """
         for path in list(self.root.rglob(f"{TEMPORARY}*")):
             process = path.name.removeprefix(TEMPORARY).partition("-")[0]
-            if process.isdigit() and is_other_running(int(process)):
+            if is_other_alive(process):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -235,25 +272,9 @@ class Store:
         return {"table": model.name, **msgspec.to_builtins(self.settings)}
 
 
-@contextlib.contextmanager
-def writer_lock(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def writer_lock(root: Path, on_wait: Callable[[], None] | None = None) -> contextlib.AbstractContextManager[None]:
     """The writer lock of the store in a folder, whatever its version; see `Store.writing`."""
-    root = root.resolve()
-    if root in _held_writer_locks:  # this process has it already
-        yield
-        return
-    with (root / "writer.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait:
-                on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        _held_writer_locks.add(root)
-        try:
-            yield
-        finally:
-            _held_writer_locks.discard(root)
+    return holding(root.resolve() / WRITER_LOCK, fcntl.LOCK_EX, on_wait)
 
 
 class Appender:

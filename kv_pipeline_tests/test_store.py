@@ -287,7 +287,7 @@ def test_a_crash_in_renaming_leaves_the_old_file(store, monkeypatch):
     def failing(descriptor):
         raise OSError("disk is gone")
 
-    monkeypatch.setattr("kv_pipeline.store.os.fsync", failing)
+    monkeypatch.setattr("kv_pipeline.atomic.os.fsync", failing)
     with pytest.raises(OSError, match="disk is gone"):
         store.write(SMALL, "p", small(2))
     assert files(store) == before

@@ -46,6 +46,14 @@ PricesOption = Annotated[
 ]
 DEFAULT_STORE = Path("data/store")
 DEFAULT_INBOX = Path("data/landing")
+DEFAULT_BATCH_SIZE = 200
+
+
+class Engine(StrEnum):
+    """Who does the work of a run."""
+
+    LOCAL = "local"
+    CELERY = "celery"
 
 
 class SortKey(StrEnum):
@@ -99,6 +107,12 @@ def run(
     keep_billing_header: Annotated[
         bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: this process; celery: workers, on any number of machines.")
+    ] = Engine.LOCAL,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Conversations a worker gets at a time.")
+    ] = DEFAULT_BATCH_SIZE,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file of the store first; damaged ones are made again.")
     ] = False,
@@ -115,18 +129,37 @@ def run(
     """
     from kv_pipeline.cli.run import RunOptions, run_command
 
-    keep = True if keep_billing_header else None
+    if paths and engine is Engine.CELERY:
+        raise UsageError("Workers read a landing folder that all of them see: name it with --inbox, and no files.")
     wanted = RunOptions(
         block_size=block_size,
-        keep_billing_header=keep,
+        keep_billing_header=True if keep_billing_header else None,
         verify=verify,
         rebuild=rebuild,
         drop_lost=drop_lost,
         verbose=verbose,
+        batch_size=batch_size if engine is Engine.CELERY else None,
     )
     given = (*(paths or ()), *(projects or ()))
     if run_command(inbox, given, store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(epilog="Example:  kv-pipeline worker --inbox /srv/inbox --store /srv/kv-store --processes 4")
+def worker(
+    inbox: InboxOption = DEFAULT_INBOX,
+    store: StoreOption = DEFAULT_STORE,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Runs at a time.")] = 1,
+    name: Annotated[str, typer.Option("--name", help="What the broker calls the worker.")] = "kv-pipeline",
+) -> None:
+    """Work on batches that `kv-pipeline run --engine celery` and Dagster's daemon hand out, until stopped.
+
+    Landing folder and store are those of the command, under the paths that they have here. KV_PIPELINE_POSTGRES_URL
+    and KV_PIPELINE_BROKER_URL say where storage and broker are.
+    """
+    from kv_pipeline.cli.worker import worker_command
+
+    worker_command(inbox, store, processes, name)
 
 
 @app.command(name="list", epilog="Example:  kv-pipeline list --sort requests --limit 10")
@@ -354,20 +387,34 @@ def rotate_salt(
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
-@app.command(epilog="Example:  kv-pipeline demo --out data/landing")
+@app.command(
+    epilog="Examples:  kv-pipeline demo --out data/landing   |   "
+    "kv-pipeline demo --users 20 --conversations 50 --turns 30 --out /srv/inbox"
+)
 def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Landing folder to make; must not have the demo's users yet.")
     ] = Path("data/landing"),
     preset: Annotated[
-        str, typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB.")
-    ] = "example",
+        str | None,
+        typer.Option("--preset", help="example: small, everything once; benchmark: 300 MB; fleet: many users, 450 MB."),
+    ] = None,
+    users: Annotated[int | None, typer.Option("--users", min=1, help="Users, instead of the preset's.")] = None,
+    conversations: Annotated[
+        int | None, typer.Option("--conversations", min=1, help="Conversations of each user.")
+    ] = None,
+    turns: Annotated[
+        int | None, typer.Option("--turns", min=1, help="Requests of a conversation's main agent, on average.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same traffic.")] = 1,
 ) -> None:
-    """Make a landing folder of invented traffic: both proxy generations, sub-agents, failures, a compaction."""
+    """Make a landing folder of invented traffic: both proxy generations, sub-agents, failures, a compaction.
+
+    With --users, --conversations or --turns, and no preset, it is a fleet: of realistic shape and any size.
+    """
     from kv_pipeline.cli.demo import demo_command
 
-    demo_command(out, preset, seed)
+    demo_command(out, preset, seed, {"users": users, "conversations": conversations, "turns": turns})
 
 
 @app.command(

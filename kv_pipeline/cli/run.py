@@ -43,6 +43,7 @@ class RunOptions:
         rebuild: Make everything again.
         drop_lost: Rebuild although recordings that are no longer there are lost.
         verbose: Whether to log what is only of interest when looking closely.
+        batch_size: Most partitions of a run on Celery workers; None if this process does the work.
     """
 
     block_size: int | None = None
@@ -51,6 +52,7 @@ class RunOptions:
     rebuild: bool = False
     drop_lost: bool = False
     verbose: bool = False
+    batch_size: int | None = None
 
 
 def run_command(
@@ -64,7 +66,9 @@ def run_command(
         empty(store_path, landing, drop_lost=options.drop_lost, on_wait=_say_waiting)
     store = Store.open(store_path, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
     with to_stderr(verbose=options.verbose), showing_progress():
-        outcome = bring_up_to_date(store, inputs, on_wait=_say_waiting, verify_all=options.verify)
+        outcome = bring_up_to_date(
+            store, inputs, on_wait=_say_waiting, verify_all=options.verify, batch_size=options.batch_size
+        )
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)
     return outcome.has_left_out

@@ -177,7 +177,9 @@ def _register_conversations(instance: dg.DagsterInstance, store: Store) -> list[
 
 def _indexed(store: Store, keys: Sequence[str]) -> Sequence[str]:
     """The keys, if conversation_index has requests of all of them: partitions can be added by hand, too."""
-    unknown = set(keys) - set(plan.traced(conversations(store))["conversation_id"])
+    users = sorted({key.partition("/")[0] for key in keys})
+    known = store.read(conversation_tables.CONVERSATIONS, users)
+    unknown = set(keys) - set(plan.traced(known)["conversation_id"])
     if unknown:
         raise StoreError(f"conversation_index has no requests of {len(unknown)} of the run's conversations.")
     return keys
@@ -237,21 +239,21 @@ def traces(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.
     ],
 )
 def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
-    """Simulated against billed cache reads, per request; then the fleet roll-up over everything in the store."""
+    """Simulated against billed cache reads, per request; then the fleet roll-up over everything in the store.
+
+    Of runs that work on the store at the same time, the last one to end does the roll-up.
+    """
     store = pipeline.open_store()
     keys = _indexed(store, keys_of_run(context))
     made = steps.validate_conversations(store, keys, progress.counter("validation_report", len(keys)))
-    summary = roll_up(store)
     users = sorted({key.partition("/")[0] for key in keys})
+    with store.alone() as is_alone:  # else the last of the runs that share the store does it
+        fleet = _rolled_up(context, store, keys[-1]) if is_alone else {}
     report = store.read(blocks.VALIDATION_REPORT, keys)
-    if summary.height:
-        # On one partition, the run's last: Dagster repeats what a result says in the event of every partition.
-        pictures = {"figures": dg.MetadataValue.md(summary_markdown(store))}
-        context.add_asset_metadata(pictures, partition_key=keys[-1])
     return dg.MaterializeResult(
         metadata={
             **row_counts(store, blocks.VALIDATION_REPORT, keys, made.n_rows),
-            "fleet_conversations": summary["conversation_id"].n_unique(),
+            **fleet,
         },
         check_results=[
             checks.schema_result(
@@ -267,3 +269,12 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
             checks.hits_within_input(report),
         ],
     )
+
+
+def _rolled_up(context: dg.AssetExecutionContext, store: Store, last_key: str) -> dict[str, int]:
+    """Do the roll-up, and show it on one partition: Dagster repeats what a result says in each partition's event."""
+    summary = roll_up(store)
+    if summary.height:
+        pictures = {"figures": dg.MetadataValue.md(summary_markdown(store))}
+        context.add_asset_metadata(pictures, partition_key=last_key)
+    return {"fleet_conversations": summary["conversation_id"].n_unique()}

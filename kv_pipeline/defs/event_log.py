@@ -1,7 +1,7 @@
 """Event log storage that writes a batch of events in one transaction.
 
-Belongs here: how Dagster's events and dynamic partition keys reach SQLite. Does not belong here: what the
-events say (that is the assets' business) and where the instance lives.
+Belongs here: how Dagster's events and dynamic partition keys reach SQLite. Does not belong here: what the events say
+(that is the assets' business), where the instance lives, and PostgreSQL (`defs/postgres.py`).
 
 Dagster's SQLite storage takes a batch as a loop over single events, each with four or more connections and
 two fsyncs: 18-27 ms per conversation and asset, a minute of bookkeeping for 1,000 conversations and three
@@ -23,7 +23,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from dagster import DagsterInstance
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
@@ -51,6 +51,17 @@ def prepare_environment() -> None:
     """Set ``EVENT_ENVIRONMENT`` for this process and its children, keeping what the user has set."""
     for name, value in EVENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+@runtime_checkable
+class ManyPartitions(Protocol):
+    """An event log storage that changes many dynamic partition keys in one transaction."""
+
+    def delete_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
+        """Delete partition keys; unknown ones are ignored."""
+
+    def move_dynamic_partitions_to_end(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
+        """Make keys the last ones of a definition, in the order given, adding those that are new."""
 
 
 class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
@@ -151,7 +162,7 @@ def delete_dynamic_partitions(
         partition_keys: Keys to delete; unknown ones are ignored.
     """
     storage = instance.event_log_storage
-    if isinstance(storage, BatchedSqliteEventLogStorage):
+    if isinstance(storage, ManyPartitions):
         storage.delete_dynamic_partitions(partitions_def_name, partition_keys)
         return
     for key in partition_keys:
@@ -171,7 +182,7 @@ def move_dynamic_partitions_to_end(
         partition_keys: Keys in their new order; those that are new are added.
     """
     storage = instance.event_log_storage
-    if isinstance(storage, BatchedSqliteEventLogStorage):
+    if isinstance(storage, ManyPartitions):
         storage.move_dynamic_partitions_to_end(partitions_def_name, partition_keys)
         return
     delete_dynamic_partitions(instance, partitions_def_name, partition_keys)

@@ -1,18 +1,26 @@
-"""The Dagster instance that belongs to a store: `<store>/dagster`, or DAGSTER_HOME if the user set one."""
+"""The Dagster instance that belongs to a store: `<store>/dagster`, or DAGSTER_HOME if the user set one.
+
+It is made of SQLite files there; of a PostgreSQL database if `KV_PIPELINE_POSTGRES_URL` is set; and runs go to Celery
+workers if `KV_PIPELINE_BROKER_URL` is set too. The URLs are secrets: the configuration names the variables only.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 
-from kv_pipeline.processes import is_other_running
+from kv_pipeline.errors import needs_extra
+from kv_pipeline.processes import is_other_alive
 
 HOME_VARIABLE: Final = "DAGSTER_HOME"
+POSTGRES_VARIABLE: Final = "KV_PIPELINE_POSTGRES_URL"
+BROKER_VARIABLE: Final = "KV_PIPELINE_BROKER_URL"
 PROCESS_TAG: Final = "kv_pipeline/process"
 """Tag of runs made in process by the command line: the process that works on it."""
 _BEGUN: Final = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
@@ -30,9 +38,10 @@ def open_instance(store: Path) -> dg.DagsterInstance:
     with (home / ".lock").open("w") as lock:
         # Two processes that initialise one SQLite home at once break each other's migration.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not config.exists() or _is_of_another_folder(config, home):
+        wanted = json.dumps(_configuration(home), indent=1)  # JSON is YAML
+        if not config.exists() or (_is_ours(config) and config.read_text() != wanted):
             temporary = config.with_suffix(".tmp")
-            temporary.write_text(json.dumps(_configuration(home), indent=1))  # JSON is YAML
+            temporary.write_text(wanted)
             temporary.replace(config)
         return dg.DagsterInstance.from_config(str(home))
 
@@ -43,40 +52,80 @@ def home_of(store: Path) -> Path:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:
-    """Mark runs of killed command lines as failed, which nobody else would; returns how many."""
+    """Mark runs of killed command lines as failed, which nobody else would; returns how many.
+
+    Those of other machines are for these to judge.
+    """
     begun = instance.get_runs(dg.RunsFilter(statuses=_BEGUN))
-    dead = [run for run in begun if PROCESS_TAG in run.tags and not _is_alive(run.tags[PROCESS_TAG])]
+    dead = [run for run in begun if PROCESS_TAG in run.tags and is_other_alive(run.tags[PROCESS_TAG]) is False]
     for run in dead:
         instance.report_run_failed(run, "The process that worked on it died.")
     return len(dead)
 
 
-def _is_of_another_folder(config: Path, home: Path) -> bool:
-    """Whether a configuration is as we wrote it, but before the store was moved or copied; the user's own is kept."""
+def fail_begun_runs(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> int:
+    """Mark runs with tags as failed that have not ended; returns how many."""
+    begun = instance.get_runs(dg.RunsFilter(statuses=_BEGUN, tags=dict(tags)))
+    for run in begun:
+        instance.report_run_failed(run, "The command that launched it is gone.")
+    return len(begun)
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a configuration is as we wrote it, if for another folder or storage; the user's own is kept."""
     try:
         found = json.loads(config.read_text())
-        written_for = Path(found["event_log_storage"]["config"]["base_dir"]).parents[1]
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         return False
-    return written_for != home and found == _configuration(written_for)
-
-
-def _is_alive(process: str) -> bool:
-    return process.isdigit() and is_other_running(int(process))
+    log = found.get("event_log_storage", {}) if isinstance(found, dict) else {}
+    folder = log.get("config", {}).get("base_dir") if isinstance(log, dict) else None
+    home = Path(folder).parents[1] if isinstance(folder, str) else config.parent
+    return found in (_on_sqlite(home), _on_postgres(), _on_workers())
 
 
 def _configuration(home: Path) -> dict[str, Any]:
-    return {
-        "telemetry": {"enabled": False},
-        "nux": {"enabled": False},
-        "event_log_storage": {
-            "module": "kv_pipeline.defs.event_log",
-            "class": "BatchedSqliteEventLogStorage",
-            "config": {"base_dir": str(home / "history" / "runs")},
-        },
-        # Capturing would redirect standard output away from the progress display.
-        "compute_logs": {
-            "module": "dagster._core.storage.noop_compute_log_manager",
-            "class": "NoOpComputeLogManager",
-        },
+    if not os.environ.get(POSTGRES_VARIABLE):
+        return _on_sqlite(home)
+    needs_extra("dagster_postgres", "cluster", POSTGRES_VARIABLE)
+    return _on_workers() if os.environ.get(BROKER_VARIABLE) else _on_postgres()
+
+
+_COMMON: Final[dict[str, Any]] = {
+    "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
+    # Capturing would redirect standard output away from the progress display.
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    },
+}
+
+
+def _on_sqlite(home: Path) -> dict[str, Any]:
+    log = {
+        "module": "kv_pipeline.defs.event_log",
+        "class": "BatchedSqliteEventLogStorage",
+        "config": {"base_dir": str(home / "history" / "runs")},
     }
+    return {**_COMMON, "event_log_storage": log}
+
+
+def _on_postgres() -> dict[str, Any]:
+    storage = {
+        "module": "kv_pipeline.defs.postgres",
+        "class": "PostgresStorage",
+        "config": {"postgres_url": {"env": POSTGRES_VARIABLE}},
+    }
+    return {**_COMMON, "storage": {"custom": storage}}
+
+
+def _on_workers() -> dict[str, Any]:
+    launcher = {
+        "module": "kv_pipeline.cluster.launcher",
+        "class": "LeasedCeleryRunLauncher",
+        "config": {"broker": {"env": BROKER_VARIABLE}},
+    }
+    # A run that waits for a worker is no fault, so nothing limits how long; a lost worker is noticed by its lease.
+    monitoring = {"enabled": True, "poll_interval_seconds": 10, "start_timeout_seconds": 0}
+    retries = {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False}
+    return {**_on_postgres(), "run_launcher": launcher, "run_monitoring": monitoring, "run_retries": retries}

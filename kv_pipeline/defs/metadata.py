@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import dagster as dg
 import pandera.polars as pa
 import polars as pl
 
 from kv_pipeline.store import Store
+
+_FEW_PARTITIONS: Final = 1_000
+_TIMES_THE_RUN: Final = 10
 
 
 def column_schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
@@ -32,7 +36,8 @@ def column_schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
 def row_counts(store: Store, model: pa.DataFrameSchema, keys: Sequence[str], n_rows: int) -> dict[str, int]:
     """Rows of the whole table, as the files' footers say; of the partition, if the run had one; partitions of the run.
 
-    A run of many partitions reports once for all, so what it says holds for all of them.
+    A run of many partitions reports once for all, so what it says holds for all of them. The whole table is left out
+    where it is much larger than the run: a backfill in batches would read all footers in each.
 
     Args:
         store: The store.
@@ -41,7 +46,10 @@ def row_counts(store: Store, model: pa.DataFrameSchema, keys: Sequence[str], n_r
         n_rows: Their rows.
     """
     of_partition = {"dagster/partition_row_count": n_rows} if len(keys) == 1 else {"rows_of_run": n_rows}
-    return {"dagster/row_count": _table_rows(store, model), **of_partition, "partitions_of_run": len(keys)}
+    partitions = store.partitions(model.name)
+    is_cheap = len(partitions) <= max(_FEW_PARTITIONS, _TIMES_THE_RUN * len(keys))
+    of_table = {"dagster/row_count": _table_rows(store, model, partitions)} if is_cheap else {}
+    return {**of_table, **of_partition, "partitions_of_run": len(keys)}
 
 
 def notice_counts(notices: Counter[str]) -> dict[str, int | dict[str, int]]:
@@ -52,8 +60,8 @@ def notice_counts(notices: Counter[str]) -> dict[str, int | dict[str, int]]:
     }
 
 
-def _table_rows(store: Store, model: pa.DataFrameSchema) -> int:
-    paths = [store.path(model.name, partition) for partition in store.partitions(model.name)]
+def _table_rows(store: Store, model: pa.DataFrameSchema, partitions: Sequence[str]) -> int:
+    paths = [store.path(model.name, partition) for partition in partitions]
     if not paths:
         return 0
     return int(pl.scan_parquet(paths, hive_partitioning=False, glob=False).select(pl.len()).collect().item())

@@ -1,24 +1,38 @@
 """Partitions. Keys are registered by whoever finds them; a run handles a range of many.
 
 A range is what stands between two keys in the list of partitions when the run gets to it, and keys of what changed are
-moved to the list's end. So keys are moved and ranges are read only while holding the store's writer lock.
+moved to the list's end. So keys are moved only while holding the store's writer lock alone, and ranges are read only
+while holding or sharing it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
 import dagster as dg
 
 from kv_pipeline.defs.event_log import move_dynamic_partitions_to_end
-from kv_pipeline.errors import StoreError
+from kv_pipeline.errors import StoreError, UsageError
 
 DATABASES: Final = dg.DynamicPartitionsDefinition(name="databases")
 CONVERSATIONS: Final = dg.DynamicPartitionsDefinition(name="conversations")
-ONE_RUN: Final = dg.BackfillPolicy.single_run()
+BATCH_VARIABLE: Final = "KV_PIPELINE_BATCH_SIZE"
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
+BATCH_TAG: Final = "kv_pipeline/batch"
+"""Tag of runs that are handed out to workers: digest of the store's salt, which says what store they are for."""
+
+
+def backfill_policy() -> dg.BackfillPolicy:
+    """One run for all partitions of a backfill, or one for so many as the environment says, to spread over workers."""
+    size = os.environ.get(BATCH_VARIABLE)
+    if not size:
+        return dg.BackfillPolicy.single_run()
+    if not size.isdigit() or not int(size):
+        raise UsageError(f"{BATCH_VARIABLE} is the most partitions of a run: a number of at least 1, not {size!r}.")
+    return dg.BackfillPolicy.multi_run(int(size))
 
 
 def claim_range(

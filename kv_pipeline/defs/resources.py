@@ -11,6 +11,9 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
+from kv_pipeline.defs.jobs import CONVERSATION_ASSETS
+from kv_pipeline.defs.partitions import BATCH_TAG
+from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.store import Store
 
@@ -34,8 +37,9 @@ def _settle_s() -> float:
 class PipelineResource(dg.ConfigurableResource[Any]):
     """The landing folder and the store, whose writer lock a run holds from its first step to its end.
 
-    So a run sees one order of partitions and one state of the store, and what it tells Dagster is what it did. A pool
-    would do the same until a run is killed: that run keeps its slot, while the system frees a dead process's lock.
+    So a run sees one order of partitions and one state of the store, and what it tells Dagster is what it did. Runs of
+    conversations, and batches that were handed out, share it: any number of them work at the same time. A pool would do
+    the same until a run is killed: that run keeps its slot, while the system frees a dead process's lock.
     """
 
     inbox: str = Field(default_factory=_inbox, description="Landing folder, one folder per user in it.")
@@ -61,8 +65,19 @@ class PipelineResource(dg.ConfigurableResource[Any]):
         if context.run is None:
             yield self
             return
-        with self.open_store().writing(lambda: _say_waiting(context)):
+        store = self.open_store()
+        owner = context.run.tags.get(BATCH_TAG, store.settings.salt_check)
+        if owner != store.settings.salt_check:
+            raise StoreError("This batch is of another store. Start workers with the --store that the command has.")
+        take = store.sharing if _may_share(context.run) else store.writing
+        with take(lambda: _say_waiting(context)):
             yield self
+
+
+def _may_share(run: dg.DagsterRun) -> bool:
+    selected = {key.to_user_string() for key in run.asset_selection or ()}
+    only_conversations = selected <= set(CONVERSATION_ASSETS) if selected else run.job_name == "make_conversations"
+    return BATCH_TAG in run.tags or only_conversations
 
 
 def _say_waiting(context: dg.InitResourceContext) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any, Final
 import dagster as dg
 
 from kv_pipeline.defs.build import build_defs
+from kv_pipeline.defs.failures import cause_of_failure
 from kv_pipeline.defs.instance import PROCESS_TAG, fail_dead_runs, open_instance
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
 from kv_pipeline.defs.resources import PipelineResource
-from kv_pipeline.errors import StoreError
+from kv_pipeline.processes import this_process
 from kv_pipeline.store import SESSION_MARKER
 
 _QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -30,7 +30,7 @@ class Session:
     """
 
     def __init__(self, instance: dg.DagsterInstance, pipeline: PipelineResource) -> None:
-        self._instance = instance
+        self.instance = instance
         self._definitions = build_defs(resource_overrides={"pipeline": pipeline})
 
     @classmethod
@@ -49,13 +49,17 @@ class Session:
             yield cls(opened, resource)
         (store / SESSION_MARKER).unlink(missing_ok=True)
 
+    def job(self, name: str) -> dg.JobDefinition:
+        """A job by its name."""
+        return self._definitions.resolve_job_def(name)
+
     def run_databases(self, keys: Sequence[str]) -> None:
         """Materialize raw_requests and message_index of databases.
 
         Raises:
             StoreError: An asset failed.
         """
-        self._run("ingest_databases", claim_range(self._instance, DATABASES, keys))
+        self._run("ingest_databases", claim_range(self.instance, DATABASES, keys))
 
     def run_index(self) -> None:
         """Materialize conversation_index, which puts the conversations to make at the end of the partitions."""
@@ -63,24 +67,15 @@ class Session:
 
     def run_conversations(self, keys: Sequence[str]) -> None:
         """Materialize tokenized_blocks, traces and validation_report of conversations."""
-        self._run("make_conversations", claim_range(self._instance, CONVERSATIONS, keys))
+        self._run("make_conversations", claim_range(self.instance, CONVERSATIONS, keys))
 
     def _run(self, job: str, tags: Mapping[str, str]) -> None:
-        result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self._instance,
-            tags={PROCESS_TAG: str(os.getpid()), **tags},
+        result = self.job(job).execute_in_process(
+            instance=self.instance,
+            tags={PROCESS_TAG: this_process(), **tags},
             run_config=_QUIET,
             raise_on_error=False,
         )
         if not result.success:
-            raise _failure(result)
-
-
-def _failure(result: dg.ExecuteInProcessResult) -> StoreError:
-    """What to tell the user: the innermost error of the first step that failed."""
-    failures = [event for event in result.all_events if event.is_step_failure]
-    error = failures[0].step_failure_data.error if failures else None
-    while error is not None and error.cause is not None:
-        error = error.cause
-    why = error.message.strip() if error is not None else "no step said why"
-    return StoreError(f"{failures[0].step_key if failures else result.dagster_run.job_name} failed: {why}")
+            failures = [event for event in result.all_events if event.is_step_failure]
+            raise cause_of_failure(job, failures)

@@ -6,7 +6,7 @@ vendor's tokenizer. See the README beside this file for what the example holds.
 """
 
 from kv_pipeline.demo.landing import write_landing
-from kv_pipeline.demo.size import BENCHMARK, EXAMPLE, DemoSize
+from kv_pipeline.demo.size import BENCHMARK, EXAMPLE, DemoSize, fleet
 from kv_pipeline.demo.truth import AgentTruth, ConversationTruth, DemoTruth
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "ConversationTruth",
     "DemoSize",
     "DemoTruth",
+    "fleet",
     "write_landing",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from random import Random
 from typing import Literal
 
-from kv_pipeline.demo.size import DemoSize
+from kv_pipeline.demo.size import MOST_CONTEXT_TOKENS, DemoSize
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
+_LENGTH_SIGMA = 0.8
 _PROMPT_EVERY = 7
 """An ordinary conversation gets an answer, and then a new prompt, after about so many turns."""
 
@@ -162,13 +164,32 @@ def plans_of(size: DemoSize, profile: str, rng: Random) -> list[Plan]:
 
 def _ordinary(size: DemoSize, number: int, rng: Random, *, has_extras: bool) -> Plan:
     """A conversation of `size.turns` main turns with an answer now and then, idle gaps and one sub-agent."""
-    turns = [_ordinary_turn(rng, is_last=index == size.turns - 1) for index in range(size.turns)]
-    if size.turns > 2 * _PROMPT_EVERY:
-        middle = size.turns // 2
-        helper = Child("Explore", (*[_WORK] * (size.turns // 10), _ANSWER))
+    most_turns = max(2, (MOST_CONTEXT_TOKENS - size.tools_tokens - size.system_tokens) // size.turn_tokens)
+    n_turns = _varied(rng, size.turns) if size.is_varied else size.turns
+    if size.is_varied and has_extras:
+        n_turns = min(n_turns, most_turns)
+    turns = [_ordinary_turn(rng, is_last=index == n_turns - 1) for index in range(n_turns)]
+    if n_turns > 2 * _PROMPT_EVERY:
+        middle = n_turns // 2
+        helper = Child("Explore", (*[_WORK] * (n_turns // 10), _ANSWER))
         turns[middle] = replace(turns[middle], reply="agents", children=(helper,))
+    steps = _compacted(turns, most_turns) if size.is_varied else tuple(turns)
     extras = int(has_extras)
-    return Plan(tuple(turns), number * 40 * MINUTE_MS, warmups=extras, side_requests=extras)
+    return Plan(steps, number * 40 * MINUTE_MS, warmups=extras, side_requests=extras)
+
+
+def _varied(rng: Random, mean_turns: int) -> int:
+    """A length from a log-normal distribution with this mean: half are under 0.73 of it, one in fifty over 4 times."""
+    return max(2, round(mean_turns * rng.lognormvariate(-(_LENGTH_SIGMA**2) / 2, _LENGTH_SIGMA)))
+
+
+def _compacted(turns: Sequence[Turn], most_turns: int) -> tuple[Turn | Event, ...]:
+    """Turns with a compaction after every so many; a prompt of the user's comes before and after it."""
+    steps = list[Turn | Event]()
+    for place, turn in enumerate(turns, 1):
+        is_due = place % most_turns == 0 and place < len(turns)
+        steps += [replace(turn, reply="answer", children=()), Event.COMPACT] if is_due else [turn]
+    return tuple(steps)
 
 
 def _ordinary_turn(rng: Random, *, is_last: bool) -> Turn:

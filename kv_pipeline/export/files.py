@@ -13,6 +13,7 @@ from kv_pipeline.errors import UsageError
 from kv_pipeline.export.options import FILE_NAMES, ExportOptions
 from kv_pipeline.export.pieces import Json
 from kv_pipeline.names import TEMPORARY
+from kv_pipeline.processes import this_process
 
 
 def target(out: Path, options: ExportOptions) -> Path:
@@ -43,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UsageError: The file can't be written.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as file:

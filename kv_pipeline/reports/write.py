@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from kv_pipeline.core.prices import PriceTable
 from kv_pipeline.errors import UsageError
 from kv_pipeline.kv_models import DEFAULT_KV_MODEL, kv_bytes_per_token
 from kv_pipeline.names import TEMPORARY
+from kv_pipeline.processes import this_process
 from kv_pipeline.reports import conversation_page as one
 from kv_pipeline.reports import fleet_page as fleet
 from kv_pipeline.reports.figures.figure import Figure
@@ -163,7 +163,7 @@ def _fleet(
 def _write(path: Path, page: Page) -> Path:
     """Whole or not at all: somebody may be looking at the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
     try:
         temporary.write_text(render(page), encoding="utf-8")
         temporary.replace(path)

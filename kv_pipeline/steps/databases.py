@@ -51,6 +51,11 @@ def ingest_database(store: Store, file: DatabaseFile) -> Recording:
 
     A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
     """
+    with store.working_on(RAW_REQUESTS.name, file.database_id):
+        return _ingest_alone(store, file)
+
+
+def _ingest_alone(store: Store, file: DatabaseFile) -> Recording:
     try:
         content = _ingest(store, file)
     except _LostRowsError as lost:

@@ -95,3 +95,14 @@ def test_demo_makes_a_landing_folder_once(tmp_path, command):
     second = command("demo", "--out", tmp_path / "landing")
     assert second.code == 2
     assert "already has users" in second.err
+
+
+def test_demo_makes_a_fleet_of_any_size_the_same_for_the_same_seed(tmp_path, command):
+    options = ["--users", "2", "--conversations", "3", "--turns", "2", "--seed", "7"]
+    for name in ("first", "second"):
+        assert command("demo", "--out", tmp_path / name, *options).code == 0
+    first, second = ({p.relative_to(r): p.stat().st_size for p in r.rglob("*") if p.is_file()}
+                     for r in (tmp_path / "first", tmp_path / "second"))  # fmt: skip
+    assert first == second
+    assert len([path for path in first if path.suffix == ".jsonl" and len(path.parts) == 4]) >= 6
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["ada", "grace", "hedy"]

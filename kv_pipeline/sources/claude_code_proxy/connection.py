@@ -19,6 +19,7 @@ from typing import Final
 from urllib.parse import quote
 
 from kv_pipeline.names import TEMPORARY
+from kv_pipeline.processes import this_process
 
 LOCK_TIMEOUT_S: Final = 10.0
 _WAL_VERSION: Final = 2
@@ -94,7 +95,7 @@ def _is_hot(path: Path) -> bool:
 
 def _private_copy(path: Path, companion: Path, scratch: Path | None, stack: contextlib.ExitStack) -> Path | None:
     """A copy of a database and its log as they were at one moment; None if they never stand still."""
-    prefix = f"{TEMPORARY}{os.getpid()}-"
+    prefix = f"{TEMPORARY}{this_process()}-"
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=scratch)))
     copy = folder / "copy.db"
     for _ in range(_COPY_ATTEMPTS):

@@ -1,0 +1,71 @@
+"""Servers that some tests need: found by environment variables, and skipped with a reason where they are not.
+
+    KV_PIPELINE_TEST_POSTGRES_URL   a PostgreSQL server, with a role that may create databases
+    KV_PIPELINE_TEST_RABBITMQ_URL   a RabbitMQ server
+    KV_PIPELINE_TEST_REDIS_URL      a Redis server
+
+Each test has a database, a queue, and a Redis prefix of its own, and removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+POSTGRES = os.environ.get("KV_PIPELINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+RABBITMQ = os.environ.get("KV_PIPELINE_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
+REDIS = os.environ.get("KV_PIPELINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+PORTS = {"postgresql": 5432, "amqp": 5672, "redis": 6379}
+
+
+def skip_without(url: str) -> None:
+    """Skip the test if nothing listens there."""
+    parts = urlsplit(url)
+    port = parts.port or PORTS[parts.scheme]
+    try:
+        socket.create_connection((parts.hostname or "127.0.0.1", port), timeout=1).close()
+    except OSError as error:
+        pytest.skip(f"no {parts.scheme} server at {parts.hostname}:{port} ({error})")
+
+
+@contextmanager
+def postgres_database() -> Iterator[str]:
+    """URL of an empty database, which is dropped at the end."""
+    skip_without(POSTGRES)
+    import sqlalchemy
+
+    from kv_pipeline.defs.postgres import connected
+
+    name = f"kv_test_{uuid.uuid4().hex}"
+    try:
+        with connected(POSTGRES) as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    except sqlalchemy.exc.OperationalError as error:
+        pytest.skip(f"the PostgreSQL server lets nobody in: {type(error.orig).__name__}")
+    try:
+        yield urlsplit(POSTGRES)._replace(path=f"/{name}").geturl()
+    finally:
+        with connected(POSTGRES) as connection:
+            connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextmanager
+def broker_queue(broker: str) -> Iterator[str]:
+    """Name of a queue of one's own, which is removed at the end with what the broker keeps about it."""
+    skip_without(broker)
+    from kombu import Connection
+
+    queue = f"kv_test_{uuid.uuid4().hex}"
+    try:
+        yield queue
+    finally:
+        with Connection(broker) as connection:
+            channel = connection.channel()
+            channel.queue_delete(queue)
+            channel.exchange_delete(queue)
