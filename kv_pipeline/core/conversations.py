@@ -53,6 +53,7 @@ def index_conversations(
     transcribed = agents.select("session_id").unique()
     if recovered is not None:
         answers, agents = pl.concat([answers, recovered.answers]), pl.concat([agents, recovered.agents])
+        compactions = pl.concat([compactions, recovered.compactions])
     rows = raw_requests.with_columns(n_messages=pl.col("message_segments").list.len())
     owned = owners(answers, agents)
     turns = _turns(rows, message_index, owned)

@@ -104,7 +104,12 @@ RAW_REQUESTS: Final = table(
         ),
         "recorded_by": column(pl.String(), "What recorded the request.", one_of(RECORDERS), formerly=CLAUDE_CODE_PROXY),
         "session_id": column(
-            pl.String(), "Session that the request's metadata names; null if it names none.", nullable=True
+            pl.String(),
+            "Session that the request names, in metadata or header; null if it names none.",
+            nullable=True,
+        ),
+        "named_agent_id": column(
+            pl.String(), "Sub-agent that the request's headers name; null if they name none.", nullable=True
         ),
         "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
     },

@@ -16,7 +16,7 @@ from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWER
 from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
-from kv_pipeline.steps.recovery import recovered_structure
+from kv_pipeline.steps.recovery import POLICY_STATE, recovered_structure
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
 from kv_pipeline.store import Store
 
@@ -46,7 +46,8 @@ def user_fingerprint(store: Store, user_id: str, transcripts: UserTranscripts) -
     """Fingerprint of the inputs of a user's index: transcripts, and what the user's databases say."""
     content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
     databases = [(key, content[key], indexed.get(key)) for key in user_databases(store, user_id)]
-    digest = hashlib.blake2b(repr((transcripts.fingerprint, databases)).encode(), digest_size=16)
+    policy = sorted(store.state(POLICY_STATE).items())
+    digest = hashlib.blake2b(repr((transcripts.fingerprint, databases, policy)).encode(), digest_size=16)
     return f"{CONVERSATION_INDEX_VERSION}-{digest.hexdigest()}"
 
 
@@ -59,7 +60,7 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)
     message_index = store.read(MESSAGE_INDEX, databases)
-    recovered = recovered_structure(store, requests, transcribed)
+    recovered = recovered_structure(store, requests, message_index, transcribed)
     index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)

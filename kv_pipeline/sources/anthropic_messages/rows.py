@@ -45,6 +45,8 @@ class Facts(NamedTuple):
         model: Model to assume if the body names none.
         routed_model: Model that a proxy sent it to.
         payload_bytes: Bytes of request and answer as recorded.
+        session_id: Session that it is of, should the body name none.
+        agent_id: Agent that sent it.
     """
 
     row_id: int
@@ -54,6 +56,8 @@ class Facts(NamedTuple):
     model: str | None
     routed_model: str | None
     payload_bytes: int
+    session_id: str | None = None
+    agent_id: str | None = None
 
 
 class RequestRows:
@@ -125,7 +129,7 @@ class RequestRows:
             answer.cache_missed_input_tokens,
             answer.has_applied_edits,
         )
-        origin = (self._recorded_by, rest.session_id)
+        origin = (self._recorded_by, rest.session_id or facts.session_id, facts.agent_id)
         digest_of = (
             request_id,
             facts.requested_at_utc.isoformat(),
