@@ -21,6 +21,7 @@ from kv_pipeline.core.normalise import BILLING_HEADER_PREFIX
 
 AGENT_TOOLS: Final = ("Agent", "Task")
 _REMINDER: Final = ("<system-reminder>", "</system-reminder>")
+_THOUGHTS: Final = ("thinking", "redacted_thinking")
 _FORK: Final = "<fork-boilerplate>"
 _CONTINUED: Final = "This session is being continued from a previous conversation"
 _SUMMARY: Final = "Your task is to create a detailed summary of the conversation so far"
@@ -114,7 +115,7 @@ def _is_passing(block: Mapping[str, Any]) -> bool:
     is_reminder = (
         isinstance(text, str) and text.lstrip().startswith(_REMINDER[0]) and text.rstrip().endswith(_REMINDER[1])
     )
-    return is_reminder or block.get("type") in {"thinking", "redacted_thinking"}
+    return is_reminder or block.get("type") in _THOUGHTS
 
 
 def _bare(block: Mapping[str, Any]) -> Mapping[str, Any]:

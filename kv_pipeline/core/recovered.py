@@ -7,7 +7,7 @@ started, with all that it started:
   the main thread: agents end before those who wait for them. Threads with its model and tools that lie wholly before
   or after it are more of it.
 * Without sessions each thread that nobody started is a main thread, unless it is a sub-agent's by what it says, or
-  has the tools and system prompt of those that calls started. Such agents, and warm-ups, are kept below the main thread
+  has the tools and system prompt of those that calls started, and not of those that called. Such agents, and warm-ups, are kept below the main thread
   that was at work, or was next to begin.
 * An agent's type is the one that its call names.
 """
@@ -146,8 +146,10 @@ class _Placer:
         self._message_ids: list[str] = rows["message_id"].to_list()
         self._prefix_tokens: list[int] = rows["prefix_tokens"].to_list()
         self._indexed: set[int] = set(rows["is_indexed"].arg_true())
-        self._started = {
-            self._head(thread) for thread in threads.values() if thread.call is not None and not thread.is_fork
+        called = [thread for thread in threads.values() if thread.call is not None and not thread.is_fork]
+        callers = [threads[thread.parent] for thread in called if thread.parent in threads]
+        self._started = {self._head(thread) for thread in called} - {
+            self._head(caller) for caller in callers if caller.parent is None
         }
 
     def agents(self) -> list[_Agent]:

@@ -35,7 +35,7 @@ def test_a_conversation_alone_hits_what_its_validation_report_says(store):
         assert frames.ttl_curve["prompt_tokens"][0] == report.unique("request_index")["prompt_tokens"].sum()
         assert frames.capacity_curve["lru_hit_tokens"].max() == curve(frames)["infinite"]
         assert frames.working_set["t_s"].min() > 1e9
-    assert len(keys) == 7
+    assert len(keys) == 8
 
 
 def test_conversations_alone_add_up(store):
