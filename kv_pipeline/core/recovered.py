@@ -7,8 +7,8 @@ started, with all that it started:
   the main thread: agents end before those who wait for them. Threads with its model and tools that lie wholly before
   or after it are more of it.
 * Without sessions each thread that nobody started is a main thread, unless it is a sub-agent's by what it says, or
-  has the tools and system prompt of those that calls started, and not of those that called. Such agents, and warm-ups, are kept below the main thread
-  that was at work, or was next to begin.
+  has the tools and system prompt of those that calls started, and not of those that called. Such agents, and warm-ups,
+  are kept below the main thread that was at work, or was next to begin.
 * An agent's type is the one that its call names.
 """
 

@@ -30,12 +30,14 @@ class RecoveryPolicy(NamedTuple):
         min_prefix_tokens: Least length of a main thread's tools and system prompt.
         is_everything: Whether databases of users with transcripts are recovered, too.
         excludes_indexed: Whether what a transcript covers is left to it.
+        workers: Processes that read content; changes nothing but the time it takes.
     """
 
     min_shared: float = DEFAULT_MIN_SHARED
     min_prefix_tokens: int = 0
     is_everything: bool = False
     excludes_indexed: bool = True
+    workers: int = 1
 
     @classmethod
     def of(cls, store: Store) -> RecoveryPolicy:
@@ -48,7 +50,13 @@ class RecoveryPolicy(NamedTuple):
             int(kept["min_prefix_tokens"]),
             kept["is_everything"] == "True",
             kept["excludes_indexed"] == "True",
+            int(kept["workers"]),
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when other conversations may be recovered; as before there were policies for the default one."""
+        return "" if self == RecoveryPolicy(workers=self.workers) else repr(self._replace(workers=1))
 
     def keep(self, store: Store) -> None:
         """Make it the store's."""
@@ -56,7 +64,7 @@ class RecoveryPolicy(NamedTuple):
 
 
 def recovered_structure(
-    store: Store, requests: pl.DataFrame, message_index: pl.DataFrame, transcribed: TranscriptFrames, workers: int = 1
+    store: Store, requests: pl.DataFrame, message_index: pl.DataFrame, transcribed: TranscriptFrames
 ) -> Recovered:
     """Conversations in a user's recordings, less those that transcripts name an answer or the session of.
 
@@ -65,7 +73,6 @@ def recovered_structure(
         requests: `RAW_REQUESTS` of all the user's recordings.
         message_index: `MESSAGE_INDEX` of the same.
         transcribed: What the user's transcripts say.
-        workers: Processes that read content.
     """
     policy = RecoveryPolicy.of(store)
     named = pl.col("message_id").is_in(transcribed.answers["message_id"].implode())
@@ -82,7 +89,7 @@ def recovered_structure(
     wanted = turns.filter(~covered) if policy.excludes_indexed else turns
     if wanted["is_indexed"].all():
         wanted = wanted.clear()
-    content = load_content(store, wanted, workers)
+    content = load_content(store, wanted, policy.workers)
     options = RecoveryOptions(policy.min_shared, policy.min_prefix_tokens)
     return recover(content.requests, content.facts, options)
 
