@@ -71,12 +71,14 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
-    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl"
+    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl capture.har"
 )
 def run(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
+        typer.Argument(
+            help="requests.db, claude-trace logs, HAR files, folders of transcripts: instead of a landing folder."
+        ),
     ] = None,
     inbox: Annotated[
         Path,

@@ -12,8 +12,12 @@ OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
 TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
 CLAUDE_CODE_PROXY: Final = "claude_code_proxy"
 CLAUDE_TRACE: Final = "claude_trace"
-RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE)
+HAR: Final = "har"
+RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE, HAR)
 """What records requests; a database here is the recording of any of them."""
+
+MOST_EXACT_FIRST: Final = (CLAUDE_TRACE, HAR, CLAUDE_CODE_PROXY)
+"""By exactness of times and bodies: which recorder counts where several have as much of a conversation."""
 
 MISS_REASONS: Final = (
     "model_changed",
@@ -44,7 +48,7 @@ RAW_REQUESTS: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line, of a HAR file the entry."),
         "request_id": column(pl.String(), "Id that the recorder, or else the API, gave the request."),
         "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as it was recorded."),
         "endpoint": column(pl.String(), "API path of the request."),
@@ -138,7 +142,7 @@ MESSAGE_INDEX: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line."),
+        "row_id": column(pl.Int64(), "Row id within the database; of a log the 1-based line, of a HAR file the entry."),
         "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
         "twin_role": column(pl.String(), "Single, or the streaming or replayed half of a turn.", one_of(TWIN_ROLES)),
         "billed_row_id": column(pl.Int64(), "Row of the request that came first and paid; itself if single."),

@@ -95,11 +95,15 @@ def recovered_structure(
 
 
 def _with_session(requests: pl.DataFrame) -> pl.DataFrame:
-    """The session that a request names as a path part; else, of a log, its name, which keeps its suffix."""
+    """The session that a request names as a path part; else, of a log, its name, which keeps its suffix.
+
+    A log of which other recordings have answers, too, is no conversation of its own: content tells what is.
+    """
     names = {name: safe_name(name) for name in requests["session_id"].drop_nulls().unique()}
     recording = pl.col("database_id").str.splitn("/", 2).struct.field("field_1").str.replace_all("/", "+", literal=True)
     named = pl.col("session_id").replace_strict(names, return_dtype=pl.String, default=None)
-    is_log = pl.col("recorded_by") == CLAUDE_TRACE
+    shared = requests.drop_nulls("message_id").filter(pl.col("database_id").n_unique().over("message_id") > 1)
+    is_log = (pl.col("recorded_by") == CLAUDE_TRACE) & ~pl.col("database_id").is_in(shared["database_id"].implode())
     return requests.with_columns(session_id=pl.coalesce(named, pl.when(is_log).then(recording)))
 
 

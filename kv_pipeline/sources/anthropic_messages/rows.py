@@ -22,6 +22,12 @@ MESSAGES_ENDPOINT: Final = "/v1/messages"
 LEFT_OUT: Final = "The row is left out; the others are used."
 
 
+def messages_endpoint(url: object) -> str | None:
+    """The API path of a URL, without host and query, which may hold secrets; None if it is not that of messages."""
+    path = url.partition("?")[0].partition("#")[0].rstrip("/") if isinstance(url, str) else ""
+    return MESSAGES_ENDPOINT if path.endswith(MESSAGES_ENDPOINT) else None
+
+
 class Recording(NamedTuple):
     """What a recording, a database or a log, holds.
 
