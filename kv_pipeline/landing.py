@@ -2,6 +2,7 @@
 
     <inbox>/<user>/**/*.db                 a proxy's database
     <inbox>/<user>/**/*.jsonl              a claude-trace log, if it begins like one, outside `projects/`
+    <inbox>/<user>/**/*.har                a HAR file, outside `projects/`
     <inbox>/<user>/projects/**/*.jsonl     transcripts
 
 Inputs are only looked at: nothing here reads more of a file than the beginning that tells what it is.
@@ -19,8 +20,10 @@ from typing import Final
 from kv_pipeline.errors import Skip, UsageError
 from kv_pipeline.links import REMEDY, Bounds
 from kv_pipeline.names import printable, safe_name
-from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, CLAUDE_TRACE
+from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, CLAUDE_TRACE, HAR
 from kv_pipeline.sources.claude_trace.detection import is_log
+from kv_pipeline.sources.har.detection import SUFFIX as HAR_SUFFIX
+from kv_pipeline.sources.har.detection import is_har
 
 PROJECTS: Final = "projects"
 DIRECT_USER: Final = "local"
@@ -88,7 +91,7 @@ def discover(inbox: Path) -> Landing:
         if entry.is_dir() and not entry.name.startswith("."):
             if not _is_astray(landing, Bounds(None, inbox), entry, entry.name):
                 _add_user(landing, entry, inbox, safe_name(entry.name))
-        elif entry.suffix == ".db" or (entry.suffix == ".jsonl" and _is_log(landing, entry)):
+        elif entry.suffix in (".db", HAR_SUFFIX) or (entry.suffix == ".jsonl" and _is_log(landing, entry)):
             found, remedy = "the recording is in no user's folder", "Move it into a folder named after its user."
             landing.skips.append(Skip(printable(entry.name), None, "no_user_folder", found, remedy))
     return landing
@@ -109,16 +112,18 @@ def direct(paths: Iterable[Path]) -> Landing:
                     _add_database(landing, DIRECT_USER, file, _log_name(file.relative_to(path)), CLAUDE_TRACE)
                 else:
                     transcripts.append((path.name, file))
+            for file in _files(landing, path, HAR_SUFFIX):
+                _add_database(landing, DIRECT_USER, file, _log_name(file.relative_to(path)), HAR)
         elif path.suffix == ".jsonl" and path.exists():
             if _is_log(landing, path):
                 _add_database(landing, DIRECT_USER, path, safe_name(path.name), CLAUDE_TRACE)
             else:
                 transcripts.append((path.parent.name, path))
         elif path.exists():
-            _add_database(landing, DIRECT_USER, path, safe_name(path.stem))
+            _add_file(landing, path)
         else:
             raise UsageError(
-                f"{path} does not exist. Give databases (*.db), logs (*.jsonl) and folders of transcripts."
+                f"{path} does not exist. Give databases (*.db), logs (*.jsonl, *.har) and folders of transcripts."
             )
     _add_transcripts(landing, DIRECT_USER, transcripts)
     return landing
@@ -132,8 +137,20 @@ def _add_user(landing: Landing, folder: Path, inbox: Path, user_id: str) -> None
     for path in _files(landing, folder, ".jsonl", without=folder / PROJECTS, bounds=bounds):
         if _is_log(landing, path):
             _add_database(landing, user_id, path, _log_name(path.relative_to(folder)), CLAUDE_TRACE)
+    for path in _files(landing, folder, HAR_SUFFIX, without=folder / PROJECTS, bounds=bounds):
+        _add_database(landing, user_id, path, _log_name(path.relative_to(folder)), HAR)
     files = _files(landing, folder / PROJECTS, ".jsonl", bounds=bounds)
     _add_transcripts(landing, user_id, [(str(file.relative_to(folder).parent), file) for file in files])
+
+
+def _add_file(landing: Landing, path: Path) -> None:
+    """A given file that is no JSONL: a HAR file if it is called or begins like one, else a database."""
+    try:
+        recorded_by = HAR if is_har(path) else CLAUDE_CODE_PROXY
+    except OSError:
+        recorded_by = CLAUDE_CODE_PROXY  # whose reader says what is wrong with it
+    name = safe_name(path.name if recorded_by == HAR else path.stem)
+    _add_database(landing, DIRECT_USER, path, name, recorded_by)
 
 
 def _log_name(relative: Path) -> str:

@@ -41,7 +41,7 @@ def raw_request(row_id: int, at_s: float = 0, **columns: Any) -> dict[str, Any]:
         "tools_segment": 0, "system_segment": 1, "message_segments": [2], "breakpoints": [], "payload_bytes": 100,
         "content_id": row_id, "billing_header_id": None, "tool_choice_id": None, "thinking_id": None,
         "speed_id": None, "context_management_id": None, "cache_miss_reason": None, "cache_missed_input_tokens": None,
-        "has_applied_edits": False, "recorded_by": "claude_code_proxy", "session_id": None,
+        "has_applied_edits": False, "recorded_by": "claude_code_proxy", "session_id": None, "named_agent_id": None,
         "exactness": "recorded", "row_digest": row_id,
     }  # fmt: skip
     assert columns.keys() <= defaults.keys()

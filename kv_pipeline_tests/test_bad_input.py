@@ -30,6 +30,8 @@ from kv_pipeline_tests.sources.factories import (
     listing,
     make_body,
     make_database,
+    make_entry,
+    make_har,
     make_record,
     make_response,
     make_row,
@@ -80,6 +82,9 @@ def add_bad_files(inbox: Path) -> None:
     run_writer(DIE_WITH_WAL, make_database(folder / "wal.db", make_rows(1)))
     run_writer(DIE_IN_TRANSACTION, make_database(folder / "journal.db", make_rows(1)))
     make_database(folder / "locked.db", make_rows(1))
+    (folder / "not a har.har").write_text("{}")
+    cut_off = make_har(folder / "cut off.har", [make_entry(message_id="har 1"), "7", make_entry(message_id="har 2")])
+    os.truncate(cut_off, cut_off.stat().st_size - 200)
     rows = [make_row(id=f"bad{n}", **changes) for n, (_, changes) in enumerate(BAD_ROWS)]
     odd = make_row(id="odd", body=make_body(messages=[MESSAGE, *ODD_MESSAGES]), response=make_response("msg_odd"))
     plain = make_row(id="plain", body=make_body(messages=[]), response=make_response("msg_plain"))
@@ -161,6 +166,9 @@ def notices(mixed: Mixed) -> set[tuple[str, int | None, str]]:
         ("mallory/no%20column", None, "missing_column"),
         ("mallory/truncated", None, "damaged_database"),
         ("mallory/locked", None, "locked_database"),
+        ("mallory/not%20a%20har.har", None, "not_a_har"),
+        ("mallory/cut%20off.har", 2, "broken_entry"),
+        ("mallory/cut%20off.har", None, "cut_off_file"),
         *[("mallory/rows", n, reason) for n, (reason, _) in enumerate(BAD_ROWS, 1)],
         ("mallory/rows", 15, "clock_set_back"),
         ("mallory/projects/p/s1.jsonl", 2, "broken_line"),

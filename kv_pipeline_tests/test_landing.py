@@ -8,6 +8,7 @@ from kv_pipeline.errors import UsageError
 from kv_pipeline.landing import direct, discover
 from kv_pipeline.store import Store
 from kv_pipeline_tests.factories import bring_up_to_date, open_store, recorded, write_database, write_transcript
+from kv_pipeline_tests.sources.factories import make_har
 
 
 def make(root, *names):
@@ -229,3 +230,19 @@ def test_a_log_that_grows_is_read_again(tmp_path):
     before = discover(tmp_path).databases["ada/log.jsonl"].fingerprint
     path.write_text(PAIR * 2)
     assert discover(tmp_path).databases["ada/log.jsonl"].fingerprint != before
+
+
+def test_har_files_are_recordings(tmp_path):
+    for name in ("ada/x.har", "ada/deep/y.har", "ada/projects/z.har", "given.json"):
+        make_har(tmp_path / name, [])
+    landing = discover(tmp_path)
+    assert {key: file.recorded_by for key, file in landing.databases.items()} == {
+        "ada/x.har": "har",
+        "ada/deep/y.har": "har",
+    }
+    make_har(tmp_path / "lost.har", [])
+    assert reasons(discover(tmp_path)) == [("lost.har", "no_user_folder")]
+    given = direct([tmp_path / "given.json", tmp_path / "lost.har", tmp_path / "ada"])
+    assert {key: file.recorded_by for key, file in given.databases.items()} == dict.fromkeys(
+        ["local/given.json", "local/lost.har", "local/deep/y.har", "local/projects/z.har", "local/x.har"], "har"
+    )

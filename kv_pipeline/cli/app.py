@@ -87,13 +87,15 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
-    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl   |   "
+    "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl capture.har   |   "
     "kv-pipeline run --projects ~/.claude/projects"
 )
 def run(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="requests.db, claude-trace logs, folders of transcripts: instead of a landing folder."),
+        typer.Argument(
+            help="requests.db, claude-trace logs, HAR files, folders of transcripts: instead of a landing folder."
+        ),
     ] = None,
     inbox: InboxOption = DEFAULT_INBOX,
     projects: Annotated[
@@ -160,6 +162,48 @@ def worker(
     from kv_pipeline.cli.worker import worker_command
 
     worker_command(inbox, store, processes, name)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline recover requests.db   |   kv-pipeline recover --min-prefix-tokens 0   |   "
+    "kv-pipeline recover --write-transcripts recovered"
+)
+def recover(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings and folders of transcripts: instead of a landing folder.")
+    ] = None,
+    inbox: InboxOption = DEFAULT_INBOX,
+    store: StoreOption = DEFAULT_STORE,
+    exclude_indexed: Annotated[
+        bool, typer.Option("--exclude-indexed/--include-indexed", help="Leave to transcripts what they cover.")
+    ] = True,
+    min_prefix_tokens: Annotated[
+        int, typer.Option("--min-prefix-tokens", min=0, help="Shorter tools and system prompts are other clients'.")
+    ] = 5000,
+    min_shared: Annotated[
+        float, typer.Option("--min-shared", min=0, max=1, help="Share of a request that the next begins with.")
+    ] = 0.97,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read content.")] = 1,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Forget earlier choices: recover what `run` does by itself.")
+    ] = False,
+    write_transcripts: Annotated[
+        Path | None, typer.Option("--write-transcripts", help="Folder for transcripts of what was recovered.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the conversations in recorded requests that no transcript names, for all users.
+
+    The store keeps these choices, and `run` goes on with them.
+
+    Exit code 0: all input was used. 1: some was left out, and `run` says which. 2: usage.
+    """
+    from kv_pipeline.cli.recover import policy_of, recover_command
+    from kv_pipeline.runner import Inputs
+
+    policy = policy_of(min_shared, min_prefix_tokens, workers, excludes_indexed=exclude_indexed, is_automatic=automatic)
+    if recover_command(Inputs(inbox, tuple(paths or ())), store, policy, write_transcripts, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @app.command(name="list", epilog="Example:  kv-pipeline list --sort requests --limit 10")

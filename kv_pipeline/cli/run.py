@@ -11,7 +11,12 @@ import polars as pl
 
 from kv_pipeline.cli.display import console, is_narrow, print_json, print_table, showing_progress
 from kv_pipeline.logs import to_stderr
-from kv_pipeline.reports.summary import conversation_summary, not_traced, users_without_conversations
+from kv_pipeline.reports.summary import (
+    conversation_summary,
+    not_traced,
+    recovered_conversations,
+    users_without_conversations,
+)
 from kv_pipeline.runner import Inputs, RunOutcome, bring_up_to_date
 from kv_pipeline.steps.renew import empty
 from kv_pipeline.store import Store
@@ -63,18 +68,19 @@ def run_command(
     inputs = Inputs(inbox, paths)
     landing = inputs.landing()  # a wrong path should not make a store
     if options.rebuild:
-        empty(store_path, landing, drop_lost=options.drop_lost, on_wait=_say_waiting)
+        empty(store_path, landing, drop_lost=options.drop_lost, on_wait=say_waiting)
     store = Store.open(store_path, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
     with to_stderr(verbose=options.verbose), showing_progress():
         outcome = bring_up_to_date(
-            store, inputs, on_wait=_say_waiting, verify_all=options.verify, batch_size=options.batch_size
+            store, inputs, on_wait=say_waiting, verify_all=options.verify, batch_size=options.batch_size
         )
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)
     return outcome.has_left_out
 
 
-def _say_waiting() -> None:
+def say_waiting() -> None:
+    """Tell that another process writes the store."""
     print("kv-pipeline: another run is working on this store; waiting for it.", file=sys.stderr)  # noqa: T201
 
 
@@ -83,7 +89,7 @@ def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     summary = conversation_summary(store)
     print_table("Conversations", _shortened(summary) if is_narrow() else summary, _COLUMNS, caption=DEFINITION)
     _print_not_traced(store)
-    _print_notices(outcome.skipped)
+    print_notices(outcome.skipped)
     made = ", ".join(f"{asset} {n}" for asset, n in outcome.recomputed.items())
     out.print(f"Recomputed partitions: {made}." if made else "Everything was up to date.")
     _print_absent(outcome)
@@ -112,11 +118,17 @@ def _print_not_traced(store: Store) -> None:
     if frame.height:
         columns = [("user_id", "user"), ("reason", "reason"), ("n_requests", "requests")]
         print_table("Recorded requests that are in no trace", frame, columns)
+    for user, n_conversations in recovered_conversations(store).iter_rows():
+        console().print(
+            f"{user}: {n_conversations} conversations are in no transcript; their structure is recovered from content. "
+            "`kv-pipeline recover --help` has more control."
+        )
     for user in users_without_conversations(store):
         console().print(f"No transcript of user {user} names a recorded request: put the transcripts into projects/.")
 
 
-def _print_notices(skipped: pl.DataFrame) -> None:
+def print_notices(skipped: pl.DataFrame) -> None:
+    """Show what was left out or repaired, by reason, and the first of them."""
     if skipped.is_empty():
         return
     counts = skipped.group_by("reason", "is_left_out").agg(n=pl.len()).sort("reason")
@@ -139,6 +151,7 @@ def _print_json(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
             "definition": DEFINITION,
             "conversations": conversation_summary(store).to_dicts(),
             "requests_not_traced": not_traced(store).to_dicts(),
+            "recovered_conversations": recovered_conversations(store).to_dicts(),
             "users_without_conversations": users_without_conversations(store),
             "quarantined": outcome.quarantined,
             "not_in_landing": outcome.not_in_landing,

@@ -15,7 +15,7 @@ import polars as pl
 from kv_pipeline.core.recovered import Recovered
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
-from kv_pipeline.schemas.requests import APPROXIMATE, REBUILT
+from kv_pipeline.schemas.requests import APPROXIMATE, MOST_EXACT_FIRST, REBUILT
 
 ROW = ("database_id", "row_id")
 REQUEST_ORDER = ("requested_at_utc", "n_messages", "database_id", "billed_row_id")
@@ -54,6 +54,7 @@ def index_conversations(
     transcribed = agents.select("session_id").unique()
     if recovered is not None:
         answers, agents = pl.concat([answers, recovered.answers]), pl.concat([agents, recovered.agents])
+        compactions = pl.concat([compactions, recovered.compactions])
     rows = raw_requests.with_columns(n_messages=pl.col("message_segments").list.len())
     owned = owners(answers, agents)
     turns = _turns(rows, message_index, owned)
@@ -96,15 +97,26 @@ def _turns(rows: pl.DataFrame, message_index: pl.DataFrame, owned: pl.DataFrame)
         "exactness",
         marked=pl.col("breakpoints").list.eval(pl.element().struct.field("ttl")).list.min(),  # "1h" before "5m"
     )  # fmt: skip
-    answer = rows.select(*ROW, "stop_reason", "row_digest")
+    answer = rows.select(*ROW, "stop_reason", "row_digest", "recorded_by")
     return (
         message_index.join(owned, on="message_id")
-        .sort(pl.col("n_replays") == 0, "database_id", "row_id")  # of copies of a database, the one with both twins
-        .unique("message_id", keep="first", maintain_order=True)
         .join(answer, on=ROW)
+        .sort(*_best_recorded_first())
+        .unique("message_id", keep="first", maintain_order=True)
         .join(billed, on=["database_id", "billed_row_id"])
         .rename({"row_id": "answer_row_id"})
     )
+
+
+def _best_recorded_first() -> list[pl.Expr]:
+    """Order of rows that recorded one answer; the first counts.
+
+    Of copies of a database, the one with both twins. Then the recorder with most of the conversation, since others may
+    spell bodies differently, and prefixes end where spelling changes; then the most exact one.
+    """
+    n_recorded = pl.col("message_id").n_unique().over("session_id", "recorded_by")
+    exactness = pl.col("recorded_by").replace_strict({name: n for n, name in enumerate(MOST_EXACT_FIRST)}, default=99)
+    return [pl.col("n_replays") == 0, -n_recorded.cast(pl.Int64), exactness, pl.col("database_id"), pl.col("row_id")]
 
 
 def _after_compaction(owned: pl.DataFrame, compactions: pl.DataFrame) -> pl.DataFrame:

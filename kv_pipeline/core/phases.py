@@ -36,7 +36,7 @@ def with_phases(requests: pl.DataFrame, agents: pl.DataFrame) -> pl.DataFrame:
     """
     facts = agents.select(*AGENT, "link", "n_requests", "subagent_type")
     is_warm_up = (pl.col("link") == "none") & (pl.col("n_requests") == 1)
-    is_sub_agent = pl.col("link").is_in(["meta", "tool_result"])
+    is_sub_agent = pl.col("link").is_in(["meta", "tool_result", "prompt"])
     phase = (
         pl.when(is_warm_up).then(pl.lit("warm_up"))
         .when(pl.col("link") == "main").then(_main_phase(requests))

@@ -147,6 +147,12 @@ def not_traced(store: Store) -> pl.DataFrame:
     return unindexed.group_by(user_id, "reason").agg(n_requests=pl.len()).sort("user_id", "reason")
 
 
+def recovered_conversations(store: Store) -> pl.DataFrame:
+    """How many conversations of each user have their structure from content: user_id, n_conversations."""
+    known = traced(conversations(store)).filter(structure="content")
+    return known.group_by("user_id").agg(n_conversations=pl.len()).sort("user_id")
+
+
 def users_without_conversations(store: Store) -> list[str]:
     """Users whose transcripts name none of their requests, or who have no transcripts."""
     known = store.read(CONVERSATIONS, store.partitions(CONVERSATIONS.name))

@@ -49,7 +49,10 @@ UNINDEXED_REQUESTS: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database that recorded the request."),
-        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
+        "row_id": column(
+            pl.Int64(),
+            "Row id within the database; of logs the line, of HAR files the entry, of transcripts a salted id.",
+        ),
         "requested_at_utc": column(UTC_TIME, "Time of the request."),
         "reason": column(pl.String(), "Why it is in no conversation.", one_of(UNINDEXED_REASONS)),
         "conversation_id": column(pl.String(), "Conversation it belongs to by its content.", nullable=True),

@@ -12,9 +12,13 @@ OUTCOMES: Final = ("ok", "error", "aborted", "no_response")
 TWIN_ROLES: Final = ("single", "streaming_twin", "replay_twin")
 CLAUDE_CODE_PROXY: Final = "claude_code_proxy"
 CLAUDE_TRACE: Final = "claude_trace"
+HAR: Final = "har"
 TRANSCRIPTS: Final = "transcripts"
-RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE, TRANSCRIPTS)
+RECORDERS: Final = (CLAUDE_CODE_PROXY, CLAUDE_TRACE, HAR, TRANSCRIPTS)
 """What records requests; a database here is the recording of any of them."""
+
+MOST_EXACT_FIRST: Final = (CLAUDE_TRACE, HAR, CLAUDE_CODE_PROXY, TRANSCRIPTS)
+"""By exactness of times and bodies: which recorder counts where several have as much of a conversation."""
 
 RECORDED: Final = "recorded"
 REBUILT: Final = "rebuilt"
@@ -57,7 +61,10 @@ RAW_REQUESTS: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
+        "row_id": column(
+            pl.Int64(),
+            "Row id within the database; of logs the line, of HAR files the entry, of transcripts a salted id.",
+        ),
         "request_id": column(pl.String(), "Id that the recorder, or else the API, gave the request."),
         "requested_at_utc": column(UTC_TIME, "Time of the request, as exact as it was recorded."),
         "endpoint": column(pl.String(), "API path of the request."),
@@ -117,7 +124,12 @@ RAW_REQUESTS: Final = table(
         ),
         "recorded_by": column(pl.String(), "What recorded the request.", one_of(RECORDERS), formerly=CLAUDE_CODE_PROXY),
         "session_id": column(
-            pl.String(), "Session that the request's metadata names; null if it names none.", nullable=True
+            pl.String(),
+            "Session that the request names, in metadata or header; null if it names none.",
+            nullable=True,
+        ),
+        "named_agent_id": column(
+            pl.String(), "Sub-agent that the request's headers name; null if they name none.", nullable=True
         ),
         "exactness": column(pl.String(), _EXACTNESS, one_of(EXACTNESS), formerly=RECORDED),
         "row_digest": column(pl.UInt64(), "Salted id of all that this row says; changes when the row does."),
@@ -147,7 +159,10 @@ MESSAGE_INDEX: Final = table(
     unique=["database_id", "row_id"],
     columns={
         "database_id": column(pl.String(), "Database the request was recorded in."),
-        "row_id": column(pl.Int64(), "Row id within the database; of logs the line, of transcripts a salted id."),
+        "row_id": column(
+            pl.Int64(),
+            "Row id within the database; of logs the line, of HAR files the entry, of transcripts a salted id.",
+        ),
         "message_id": column(pl.String(), "Id of the answer's message.", nullable=True),
         "twin_role": column(pl.String(), "Single, or the streaming or replayed half of a turn.", one_of(TWIN_ROLES)),
         "billed_row_id": column(pl.Int64(), "Row of the request that came first and paid; itself if single."),

@@ -9,7 +9,7 @@ import polars as pl
 from kv_pipeline.schemas.columns import at_least, column, one_of, table
 from kv_pipeline.schemas.requests import MISS_REASONS
 
-LINKS: Final = ("main", "meta", "tool_result", "none")
+LINKS: Final = ("main", "meta", "tool_result", "prompt", "none")
 
 _SESSION = column(pl.String(), "Session of the client.")
 _AGENT = column(pl.String(), "Agent; `main` is the main thread.")

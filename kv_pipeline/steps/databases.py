@@ -12,10 +12,11 @@ from kv_pipeline.core.twins import index_messages
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.columns import frame_of
-from kv_pipeline.schemas.requests import CLAUDE_TRACE, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
+from kv_pipeline.schemas.requests import CLAUDE_TRACE, HAR, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.sources.anthropic_messages.rows import Recording
 from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
 from kv_pipeline.sources.claude_trace.reader import LogReader
+from kv_pipeline.sources.har.reader import HarReader
 from kv_pipeline.steps.versions import RAW_REQUESTS_VERSION
 from kv_pipeline.store import Store
 
@@ -30,7 +31,7 @@ PURGED_STATE: Final = "purged"
 """Databases whose segments may have lost their text: where others need not be looked at."""
 
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
-_DAMAGED_ROWS: Final = frozenset({"damaged_row", "broken_line", "unfinished_line"})
+_DAMAGED_ROWS: Final = frozenset({"damaged_row", "broken_line", "unfinished_line", "broken_entry"})
 
 
 class _LostRowsError(Exception):
@@ -85,6 +86,8 @@ def _read(store: Store, file: DatabaseFile, emit: Callable[[pl.DataFrame], None]
     keep = store.settings.keep_billing_header
     if file.recorded_by == CLAUDE_TRACE:
         return LogReader(file.database_id, store.salt, keep, emit).read(file.path)
+    if file.recorded_by == HAR:
+        return HarReader(file.database_id, store.salt, keep, emit).read(file.path)
     return DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(file.path)
 
 

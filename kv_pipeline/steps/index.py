@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from kv_pipeline.core.conversations import ConversationIndex, index_conversations
+from kv_pipeline.core.recovered import Recovered
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import UserTranscripts
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
@@ -16,7 +17,7 @@ from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWER
 from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
-from kv_pipeline.steps.recovery import recovered_structure
+from kv_pipeline.steps.recovery import RecoveryPolicy, recovered_structure
 from kv_pipeline.steps.transcribed import transcribed_partition, write_transcribed
 from kv_pipeline.steps.versions import CONVERSATION_INDEX_VERSION
 from kv_pipeline.store import Store
@@ -52,7 +53,8 @@ def user_fingerprint(store: Store, user_id: str, transcripts: UserTranscripts) -
     """Fingerprint of the inputs of a user's index: transcripts, and what the user's databases say."""
     content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
     databases = [(key, content[key], indexed.get(key)) for key in recordings(store, user_id)]
-    digest = hashlib.blake2b(repr((transcripts.fingerprint, databases)).encode(), digest_size=16)
+    policy = RecoveryPolicy.of(store).fingerprint
+    digest = hashlib.blake2b(repr((transcripts.fingerprint, databases, policy)).encode(), digest_size=16)
     return f"{CONVERSATION_INDEX_VERSION}-{digest.hexdigest()}"
 
 
@@ -66,11 +68,13 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     notices = write_transcribed(store, user_id, recorded, transcripts.files, read, transcribed)
     requests = pl.concat([recorded, store.read(RAW_REQUESTS, [transcribed_partition(user_id)])])
     message_index = store.read(MESSAGE_INDEX, user_databases(store, user_id))
-    recovered = recovered_structure(store, requests, transcribed)
-    index = index_conversations(user_id, requests, message_index, *transcribed, recovered)
+    recovered = recovered_structure(store, recorded, message_index, transcribed)
+    joined = transcribed if RecoveryPolicy.of(store).excludes_indexed else _without(transcribed, recovered)
+    index = index_conversations(user_id, requests, message_index, *joined, recovered)
     for model, frame in zip(INDEX_MODELS + TRANSCRIPT_MODELS, [*index, *transcribed], strict=True):
         store.write(model, user_id, frame)
     skips = [skip for transcript in read for skip in transcript.skips] + notices + _copies(requests)
+    skips += _short(user_id, recovered.n_short)
     write_skips(store, transcripts_partition(user_id), skips)
     store.update_state(INDEX_STATE, {user_id: fingerprint})
     return IndexedUser(index, skips)
@@ -85,6 +89,20 @@ def _copies(requests: pl.DataFrame) -> list[Skip]:
         Skip(key, None, "copied_rows", f"{n} of its requests stand in another database too", remedy, is_left_out=False)
         for key, n in counts.iter_rows()
     ]
+
+
+def _without(transcribed: TranscriptFrames, recovered: Recovered) -> TranscriptFrames:
+    """What transcripts say of sessions and answers that were not recovered."""
+    sessions = recovered.agents.select("session_id")
+    answers, agents, compactions = (frame.join(sessions, on="session_id", how="anti") for frame in transcribed)
+    return TranscriptFrames(answers.join(recovered.answers, on="message_id", how="anti"), agents, compactions)
+
+
+def _short(user_id: str, n_short: int) -> list[Skip]:
+    """Conversations that `--min-prefix-tokens` leaves out."""
+    found = f"{n_short} conversations have shorter tools and system prompts than --min-prefix-tokens says"
+    remedy = "They are taken as other clients' traffic. Run `kv-pipeline recover` with a lower number to have them."
+    return [Skip(user_id, None, "short_prefix", found, remedy, is_left_out=False)] if n_short else []
 
 
 def conversations(store: Store) -> pl.DataFrame:

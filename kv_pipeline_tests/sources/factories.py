@@ -105,6 +105,32 @@ def make_log(path: Path, pairs: Iterable[Mapping[str, Any] | str | bytes]) -> Pa
     return make_transcript(path, pairs)
 
 
+def make_entry(body: Mapping[str, Any] | None = None, message_id: str = "msg_1", **changes: Any) -> dict[str, Any]:
+    """An entry of a HAR file, answered without streaming."""
+    secrets = [{"name": name, "value": CREDENTIAL} for name in ("Authorization", "x-api-key", "Cookie")]
+    sent = json.dumps(json.loads(make_body()) | dict(body or {}))
+    request = {"method": "POST", "url": "https://api.anthropic.com/v1/messages?beta=true", "headers": secrets,
+               "postData": {"mimeType": "application/json", "text": sent},
+               "cookies": [{"name": "session", "value": CREDENTIAL}]}  # fmt: skip
+    text = json.dumps(json.loads(make_response(message_id))["body"])
+    headers = [{"name": "Request-Id", "value": f"req_{message_id}"}, {"name": "Set-Cookie", "value": CREDENTIAL}]
+    response = {"status": 200, "headers": headers, "content": {"mimeType": "application/json", "text": text}}
+    entry = {"startedDateTime": "2025-05-29T23:38:24.250+02:00", "time": 1250, "request": request, "response": response,
+             "timings": {"send": 0, "wait": 800, "receive": 450}}  # fmt: skip
+    for key, change in changes.items():
+        entry[key] = entry[key] | change if isinstance(change, dict) else change
+    return entry
+
+
+def make_har(path: Path, entries: Iterable[object]) -> Path:
+    """A HAR file; strings are entries as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed = ",\n".join(entry if isinstance(entry, str) else json.dumps(entry) for entry in entries)
+    creator = {"name": 'says "entries": [', "version": "1"}
+    path.write_text(f'{{"log": {{"version": "1.2", "creator": {json.dumps(creator)}, "entries": [{listed}]}}}}')
+    return path
+
+
 def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file of a folder with its time of change and bytes: what reading must leave as it was."""
     return {

@@ -13,7 +13,14 @@ from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.store import Store
 from kv_pipeline_tests.as_log import agents_compared, sessions_of, write_log
-from kv_pipeline_tests.factories import assistant_message, bring_up_to_date, open_store, user_message, write_transcript
+from kv_pipeline_tests.factories import (
+    assistant_message,
+    bring_up_to_date,
+    open_store,
+    user_message,
+    write_transcript,
+)
+from kv_pipeline_tests.recovery_truth import MIN_SAME_AGENT, hide_transcripts, places, same_agent, tree
 from kv_pipeline_tests.sources.factories import make_log, make_pair
 
 EXAMPLE = Path("data/example").resolve()
@@ -86,8 +93,10 @@ def test_a_turn_that_was_replayed_without_streaming_counts_once(inbox, store):
     replay["response"]["body"]["id"] = "replay"
     make_log(inbox / "ada" / "log.jsonl", [first, replay, second])
     bring_up_to_date(store, inbox)
-    assert list(placed(store)) == ["m0", "m1"]
-    assert reasons(store) == {"replay_twin": 1}
+    assert list(placed(store)) == ["replay", "m1"]  # the client went by the replay's answer
+    rows = store.read(CONVERSATION_REQUESTS, ["ada"]).select("billed_row_id", "answer_row_id", "n_replays").rows()
+    assert rows == [(1, 2, 1), (3, 3, 0)]
+    assert reasons(store) == {}
 
 
 def test_a_session_spans_logs_and_a_log_has_sessions(inbox, store):
@@ -151,6 +160,32 @@ def test_agents_of_newer_clients_are_those_of_the_transcripts(inbox, store, tmp_
     assert compared.select("session", "agent").is_unique().all()
     assert compared.select("session", "recovered").is_unique().all()
     assert compared.filter((pl.col("agent") == "main") != (pl.col("recovered") == "main")).is_empty()
+
+
+@pytest.mark.parametrize("user", ["ada", "grace", "linus"])
+def test_databases_without_transcripts_give_what_transcripts_tell(inbox, store, tmp_path, monkeypatch, user):
+    shutil.copytree(EXAMPLE / user, inbox / user)
+    bring_up_to_date(store, inbox)
+    recovered = open_store(tmp_path / "recovered", monkeypatch)
+    hide_transcripts(EXAMPLE / user, tmp_path / "hidden" / user)
+    bring_up_to_date(recovered, tmp_path / "hidden")
+    assert min(same_agent(store, recovered, user)) >= MIN_SAME_AGENT
+    assert tree(recovered, user) == tree(store, user)
+    assert places(recovered, user) == places(store, user)
+    assert set(recovered.read(CONVERSATIONS, [user])["structure"]) == {"content"}
+
+
+@pytest.mark.parametrize(("user", "precision"), [("ada", 1.0), ("linus", 1.0), ("grace", 14 / 24)])
+def test_content_alone_does_not_tell_a_session_that_was_resumed_in_a_new_one(
+    inbox, store, tmp_path, monkeypatch, user, precision
+):
+    """grace resumes a session of 5 requests for 2 more: nothing but the session's id says so."""
+    shutil.copytree(EXAMPLE / user, inbox / user)
+    bring_up_to_date(store, inbox)
+    recovered = open_store(tmp_path / "recovered", monkeypatch)
+    hide_transcripts(EXAMPLE / user, tmp_path / "hidden" / user, has_headers=False)
+    bring_up_to_date(recovered, tmp_path / "hidden")
+    assert same_agent(store, recovered, user) == (precision, 1.0)
 
 
 def test_nothing_of_the_headers_reaches_the_store(inbox, store):

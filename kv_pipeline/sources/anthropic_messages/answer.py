@@ -140,6 +140,16 @@ def message_of_body(body: object) -> Message:
     return message
 
 
+def message_of_text(text: str) -> Message:
+    """The message that a response's text is: a body, or server-sent events."""
+    if not text.lstrip().startswith("{"):
+        return message_of_events(text.split("\n"))
+    try:
+        return message_of_body(load_json(text.encode("utf-8", "surrogatepass")))
+    except (ValueError, RecursionError):
+        return Message()
+
+
 def message_of_events(lines: Iterable[str]) -> Message:
     """The message that lines of server-sent events tell of; lines that can't be used are passed over."""
     message = Message()

@@ -22,6 +22,12 @@ MESSAGES_ENDPOINT: Final = "/v1/messages"
 LEFT_OUT: Final = "The row is left out; the others are used."
 
 
+def messages_endpoint(url: object) -> str | None:
+    """The API path of a URL, without host and query, which may hold secrets; None if it is not that of messages."""
+    path = url.partition("?")[0].partition("#")[0].rstrip("/") if isinstance(url, str) else ""
+    return MESSAGES_ENDPOINT if path.endswith(MESSAGES_ENDPOINT) else None
+
+
 class Recording(NamedTuple):
     """What a recording, a database or a log, holds.
 
@@ -46,6 +52,8 @@ class Facts(NamedTuple):
         routed_model: Model that a proxy sent it to.
         payload_bytes: Bytes of request and answer as recorded.
         exactness: One of `EXACTNESS`.
+        session_id: Session that it is of, should the body name none.
+        agent_id: Agent that sent it.
     """
 
     row_id: int
@@ -55,6 +63,8 @@ class Facts(NamedTuple):
     model: str | None
     routed_model: str | None
     payload_bytes: int
+    session_id: str | None = None
+    agent_id: str | None = None
     exactness: str = RECORDED
 
 
@@ -144,7 +154,7 @@ class RequestRows:
             answer.cache_missed_input_tokens,
             answer.has_applied_edits,
         )
-        origin = (self._recorded_by, rest.session_id)
+        origin = (self._recorded_by, rest.session_id or facts.session_id, facts.agent_id)
         # Rows that were recorded keep the digest that they had before there was any other kind.
         exactness = () if facts.exactness == RECORDED else (facts.exactness,)
         digest_of = (

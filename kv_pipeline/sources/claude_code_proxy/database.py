@@ -14,6 +14,9 @@ from kv_pipeline.sources.claude_code_proxy.connection import LOCK_TIMEOUT_S, ope
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _REQUIRED_COLUMNS: Final = ("id", "timestamp", "body", "response")
 _OPTIONAL_COLUMNS: Final = ("endpoint", "model", "routed_model")
+_HEADERS: Final = "headers"
+_IDENTITIES: Final = {"session_id": "X-Claude-Code-Session-Id", "agent_id": "X-Claude-Code-Agent-Id"}
+"""What is asked of the headers, which hold credentials: SQLite hands out these two and nothing else."""
 _BATCH_ROWS: Final = 16
 _FIRST_ROW: Final = -(2**63)
 _LAST_ROW: Final = 2**63 - 1
@@ -40,6 +43,8 @@ class RequestRow(NamedTuple):
     endpoint: bytes | None
     model: bytes | None
     routed_model: bytes | None
+    session_id: bytes | None
+    agent_id: bytes | None
 
 
 def read_rows(path: Path, database_id: str, scratch: Path | None = None) -> Iterator[RequestRow | InputError]:
@@ -92,8 +97,17 @@ def _query(connection: sqlite3.Connection, database_id: str) -> str:
         remedy = "Write it with a proxy version that records requests and responses."
         raise InputError("missing_column", database_id, found, remedy)
     optional = [name if name in present else f"NULL AS {name}" for name in _OPTIONAL_COLUMNS]
-    selected = ", ".join([*_REQUIRED_COLUMNS, *optional])
+    identities = [_identity(name, header) if _HEADERS in present else f"NULL AS {name}"
+                  for name, header in _IDENTITIES.items()]  # fmt: skip
+    selected = ", ".join([*_REQUIRED_COLUMNS, *optional, *identities])
     return f"SELECT rowid, {selected} FROM requests WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"
+
+
+def _identity(name: str, header: str) -> str:
+    """SQL for a header's first value; NULL for anything but JSON text."""
+    value = f"""json_extract({_HEADERS}, '$."{header}"[0]')"""
+    is_json = f"typeof({_HEADERS}) = 'text' AND json_valid({_HEADERS})"
+    return f"CASE WHEN {is_json} THEN {value} END AS {name}"
 
 
 def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Iterator[RequestRow | InputError]:

@@ -82,6 +82,8 @@ class DatabaseReader:
             model=_text(row.model),
             routed_model=_text(row.routed_model),
             payload_bytes=len(row.body or b"") + len(row.response or b""),
+            session_id=_text(row.session_id) or None,
+            agent_id=_text(row.agent_id) or None,
         )
         return self._maker.row(facts, body, parts, self._answer(row))
 

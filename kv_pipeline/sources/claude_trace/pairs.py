@@ -21,11 +21,11 @@ from kv_pipeline.sources.anthropic_messages.answer import (
     answer_of,
     load_json,
     message_of_body,
-    message_of_events,
+    message_of_text,
     plausible_seconds,
     status_of,
 )
-from kv_pipeline.sources.anthropic_messages.rows import MESSAGES_ENDPOINT
+from kv_pipeline.sources.anthropic_messages.rows import MESSAGES_ENDPOINT, messages_endpoint
 from kv_pipeline.sources.times import parse_utc
 
 _Parts = Mapping[str, bytes]
@@ -114,10 +114,7 @@ def _bytes(parts: dict[str, msgspec.Raw] | None) -> _Parts | None:
 def endpoint_of(request: _Parts) -> str | None:
     """The API path, without host and query, which may hold secrets; None if it is not that of messages."""
     url = _value(request, "url")
-    if url is None:
-        return MESSAGES_ENDPOINT
-    path = url.partition("?")[0].partition("#")[0].rstrip("/") if isinstance(url, str) else ""
-    return MESSAGES_ENDPOINT if path.endswith(MESSAGES_ENDPOINT) else None
+    return MESSAGES_ENDPOINT if url is None else messages_endpoint(url)
 
 
 def time_of(parts: _Parts) -> datetime:
@@ -162,14 +159,7 @@ def answer_of_pair(pair: Pair, requested_at_utc: datetime) -> Answer:
 
 
 def _message(body: Any) -> Message:  # noqa: ANN401  (JSON is any type)
-    if not isinstance(body, str):
-        return message_of_body(body)
-    if body.lstrip().startswith("{"):
-        try:
-            return message_of_body(load_json(body.encode("utf-8", "surrogatepass")))
-        except (ValueError, RecursionError):
-            return Message()
-    return message_of_events(body.split("\n"))
+    return message_of_text(body) if isinstance(body, str) else message_of_body(body)
 
 
 def _value(parts: _Parts, key: str) -> Any:  # noqa: ANN401  (JSON is any type)

@@ -48,13 +48,43 @@ def with_vanished(now: TranscriptFrames, before: TranscriptFrames) -> Transcript
 
 def transcript_frames(transcripts: Sequence[Transcript]) -> TranscriptFrames:
     """Gather a user's transcripts; a resumed session repeats calls and results, the first of each counts."""
-    answers = pl.DataFrame([answer for t in transcripts for answer in t.answers], schema=ANSWERS_SCHEMA, orient="row")
-    compactions = pl.DataFrame(
-        [compaction for t in transcripts for compaction in t.compactions],
-        schema=COMPACTIONS_SCHEMA,
-        orient="row",
-    )
+    answers = _numbered([transcript.answers for transcript in transcripts], ANSWERS_SCHEMA)
+    compactions = _numbered([transcript.compactions for transcript in transcripts], COMPACTIONS_SCHEMA)
+    answers, compactions = _merged(answers, compactions)
     return TranscriptFrames(answers, _agents(transcripts, answers), compactions)
+
+
+def _numbered(records: Sequence[Sequence[tuple[object, ...]]], schema: pl.Schema) -> pl.DataFrame:
+    """Records with the number of their file."""
+    rows = [(*record, number) for number, of_file in enumerate(records) for record in of_file]
+    return pl.DataFrame(rows, schema={**schema, "file": pl.UInt32}, orient="row")
+
+
+def _merged(answers: pl.DataFrame, compactions: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Answers and compactions with copies of a session in several files taken as one.
+
+    The file with most answers goes before the others, whose lines are counted on from its last.
+    """
+    agent = ["session_id", "agent_id"]
+    columns = [*agent, "file", "line"]
+    sizes = answers.group_by(*agent, "file").agg(n=pl.len())
+    before = (
+        pl.concat([answers.select(columns), compactions.select(columns)])
+        .group_by(*agent, "file")
+        .agg(n_lines=pl.col("line").max())
+        .join(sizes, on=[*agent, "file"], how="left")
+        .sort(pl.col("n").fill_null(0), -pl.col("file").cast(pl.Int64), descending=True)
+        .select(*agent, "file", offset=pl.col("n_lines").cum_sum().over(agent) - pl.col("n_lines"))
+    )
+    is_copy = pl.col("compacted_at").is_in([""]).not_() & ~pl.struct(*agent, "compacted_at").is_first_distinct()
+    placed = [
+        frame.join(before, on=[*agent, "file"], maintain_order="left")
+        .sort(pl.col("offset") > 0, maintain_order=True)
+        .with_columns(line=pl.col("line") + pl.col("offset"))
+        .drop("file", "offset")
+        for frame in (answers, compactions)
+    ]
+    return placed[0].unique([*agent, "message_id"], keep="first", maintain_order=True), placed[1].filter(~is_copy)
 
 
 _Key = tuple[str, str]

@@ -11,7 +11,15 @@ import pytest
 from kv_pipeline.errors import InputError
 from kv_pipeline.sources.claude_code_proxy import connection
 from kv_pipeline.sources.claude_code_proxy.database import RequestRow, read_rows
-from kv_pipeline_tests.sources.factories import insert_rows, listing, make_body, make_database, make_row, make_rows
+from kv_pipeline_tests.sources.factories import (
+    LOOSE_SCHEMA,
+    insert_rows,
+    listing,
+    make_body,
+    make_database,
+    make_row,
+    make_rows,
+)
 from kv_pipeline_tests.sources.writers import (
     DIE_IN_TRANSACTION,
     DIE_WITH_WAL,
@@ -67,7 +75,28 @@ def test_cells_of_any_type_are_bytes(tmp_path, value, expected):
     with closing(sqlite3.connect(path)) as database, database:
         database.executescript("DROP TABLE requests; CREATE TABLE requests (id, timestamp, body, response)")
         database.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", [value] * 4)
-    assert read(path) == [RequestRow(1, expected, expected, expected, expected, None, None, None)]
+    assert read(path) == [RequestRow(1, expected, expected, expected, expected, *[None] * 5)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ('{"X-Claude-Code-Session-Id":["s1"],"X-Claude-Code-Agent-Id":["a1"],"X-Api-Key":["k"]}', (b"s1", b"a1")),
+        ('{"X-Claude-Code-Session-Id":["s1","s2"]}', (b"s1", None)),
+        ('{"X-Claude-Code-Session-Id":"s1"}', (None, None)),
+        ('{"X-Claude-Code-Session-Id":', (None, None)),
+        ("[]", (None, None)),
+        (b'{"X-Claude-Code-Session-Id":["s1"]}', (None, None)),
+        (7, (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_of_the_headers_two_ids_are_read(tmp_path, headers, expected):
+    path = make_database(tmp_path, [make_row()], schema=LOOSE_SCHEMA)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE requests SET headers = ?", (headers,))
+    (row,) = read(path)
+    assert (row.session_id, row.agent_id) == expected
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
@@ -83,7 +112,7 @@ def test_upper_case_columns_are_the_same_columns(tmp_path):
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE Requests (ID, Timestamp, BODY, Response, Model)")
         database.execute("INSERT INTO Requests VALUES ('a', 'b', 'c', 'd', 'e')")
-    assert read(path) == [RequestRow(1, b"a", b"b", b"c", b"d", None, b"e", None)]
+    assert read(path) == [RequestRow(1, b"a", b"b", b"c", b"d", None, b"e", None, None, None)]
 
 
 @pytest.mark.parametrize(
