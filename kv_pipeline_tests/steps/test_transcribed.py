@@ -237,6 +237,8 @@ def test_rebuilt_bodies_of_the_example_are_what_the_proxy_recorded(tmp_path, mon
 
 
 def unmarked(value: Any) -> Any:
+    """JSON without what no segment keeps."""
     if isinstance(value, dict):
+        value = {**value, "data": ""} if value.get("type") == "base64" else value
         return {key: unmarked(item) for key, item in value.items() if key not in ("cache_control", "signature")}
     return [unmarked(item) for item in value] if isinstance(value, list) else value
