@@ -25,9 +25,9 @@ def trace_rows(requests: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         requests: One row per request of whole conversations in order, with the columns of CONVERSATION_REQUESTS and
-            TOKENIZED_BLOCKS, of the billed row (`is_streaming`, `api_time_s`, `ttft_s`) and of the row that answered
-            (`output_tokens`, `output_types`, `stop_reason`, `completed_at_utc`), `is_reset`, and for resets
-            `message_types`, the content types present in its messages.
+            TOKENIZED_BLOCKS, of the billed row (`is_streaming`, `api_time_s`, `ttft_s`, `exactness`) and of the row
+            that answered (`output_tokens`, `output_types`, `stop_reason`, `completed_at_utc`), `is_reset`, and for
+            resets `message_types`, the content types present in its messages.
     """
     start = pl.col("requested_at_utc").min().over("conversation_id")
     return requests.with_columns(

@@ -8,6 +8,7 @@ from random import Random
 
 from kv_pipeline.demo.prompt_cache import Position, Prompt, next_position
 from kv_pipeline.demo.prompts import Instructions
+from kv_pipeline.demo.request_log import RequestLog
 from kv_pipeline.demo.transcripts import Transcript
 from kv_pipeline.demo.truth import AgentLedger, ConversationLedger
 from kv_pipeline.demo.wire import Message
@@ -80,6 +81,8 @@ class AgentRun:
         tool_uses: Tool calls so far.
         messages: The messages so far.
         positions: The cacheable prefixes so far, instructions included.
+        request_log: What its client noted of its requests; None if it notes none.
+        request_ref: Id of its latest request there.
         uuid_by_use: Uuid of the transcript record that holds an unanswered tool_use, by its id.
     """
 
@@ -98,6 +101,8 @@ class AgentRun:
     tool_uses: int = 0
     messages: list[Message] = field(default_factory=list)
     positions: list[Position] = field(default_factory=list)
+    request_log: RequestLog | None = None
+    request_ref: str | None = None
     uuid_by_use: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from kv_pipeline.demo.engine import Script
 from kv_pipeline.demo.plans import Child, Event, Plan, Turn
 from kv_pipeline.demo.proxy import Request
 from kv_pipeline.demo.replies import answer_reply, tool_result
+from kv_pipeline.demo.request_log import RequestLog
 from kv_pipeline.demo.responses import Exchange, Reply, usage_json
 from kv_pipeline.demo.transcripts import Transcript
 from kv_pipeline.demo.truth import ABORTED_STREAM, COMPACTION, FAILED_ATTEMPT
@@ -37,7 +38,9 @@ class FixedClient(Client):
         ledger = self.new_agent(session, None, "main", None)
         lifetime = self.user.lifetime
         transcript = self._transcript(session, None)
-        return AgentRun(session, ledger, self.instructions("main"), self.main_model, lifetime, transcript, start_ms)
+        run = AgentRun(session, ledger, self.instructions("main"), self.main_model, lifetime, transcript, start_ms)
+        run.request_log = self._new_log()
+        return run
 
     def open_child(self, parent: AgentRun, child: Child, use: Json, start_ms: int) -> AgentRun:
         """A sub-agent: 5-minute lifetime whatever its parent has."""
@@ -57,6 +60,8 @@ class FixedClient(Client):
         self._write_meta(parent, run, use)
         if child.kind == "fork":
             self._inherit(parent, run, use)
+        else:
+            run.request_log = self._new_log()
         return run
 
     def put_prompt(self, run: AgentRun, turn: Turn) -> None:
@@ -74,6 +79,7 @@ class FixedClient(Client):
 
     def request(self, run: AgentRun, turn: Turn, reply: Reply) -> Generator[Any, Any, Exchange]:
         """One streaming request, after the attempts that fail."""
+        self._note_request(run)
         for attempt in range(turn.failures):
             refused = self.proxy.refuse(self._request(run), run.now_ms)
             self.count(run, FAILED_ATTEMPT)
@@ -95,7 +101,8 @@ class FixedClient(Client):
         message = _message(exchange, reply)
         for index, content in enumerate(reply.contents):
             record: Json = {"message": {**message, "content": [content]}, "apiBlockIndex": index}
-            identity = {"requestId": exchange.request_id, "requestedModel": run.model}
+            reference = {"requestRef": run.request_ref} if run.request_ref else {}
+            identity = {"requestId": exchange.request_id, **reference, "requestedModel": run.model}
             kind = {} if run.is_main else {"attributionAgent": run.ledger.kind}
             lifetime = {"promptCacheRequested": run.lifetime}
             at_ms = exchange.end_ms - len(reply.contents) + index
@@ -149,6 +156,16 @@ class FixedClient(Client):
         run.reset([Message.of("user", [text_block(summary)]), Message.of("system", []), kept])
         run.has_surroundings = False
 
+    def _new_log(self) -> RequestLog | None:
+        """Only some installations record requests."""
+        return RequestLog() if self.user.lifetime == "5m" else None
+
+    def _note_request(self, run: AgentRun) -> None:
+        """Note the next request just before it is sent."""
+        if run.request_log is not None:
+            parts = (run.transcript, run.instructions, run.model, run.lifetime, run.messages, run.now_ms)
+            run.request_ref = run.request_log.note(*parts)
+
     def _write_error(self, run: AgentRun, at_ms: int, attempt: int, wait_ms: int) -> None:
         """The client's note that an attempt was refused."""
         error = {"message": "529 Overloaded", "status": 529}
@@ -194,6 +211,7 @@ class FixedClient(Client):
         session.session_id = uuid_of(session.rng)
         session.ledger.session_ids.append(session.session_id)
         run.transcript = self._transcript(session, None)
+        run.request_log = self._new_log()
         for record in old.records():
             if "uuid" in record:
                 run.transcript.copy(record)

@@ -50,6 +50,11 @@ class Transcript:
         self.last_uuid = uuid
         return uuid
 
+    @property
+    def version(self) -> str:
+        """The client's."""
+        return str(self._common["version"])
+
     def note(self, record: Json) -> None:
         """Append a record that stands outside the chain."""
         self.write({**record, "sessionId": self._common["sessionId"]})

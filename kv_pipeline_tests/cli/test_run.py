@@ -196,3 +196,18 @@ def test_a_log_given_by_path(tmp_path, command):
     assert command("export", "--store", store, "--out", out).code == 0
     (trace,) = out.glob("*.json")
     assert [request["t"] for request in json.loads(trace.read_text())["requests"]] == [0, 95.75]
+
+
+def test_transcripts_alone(tmp_path, command):
+    store, projects = tmp_path / "store", EXAMPLE / "ada" / "projects"
+    before = listing(projects)
+    first = command("run", "--projects", projects, "--store", store, "--json")
+    assert (first.code, first.err) == (0, "")
+    counts = [(c["n_requests"], c["n_rebuilt"], c["n_approximate"]) for c in first.json["conversations"]]
+    assert counts == [(15, 13, 2), (7, 7, 0)]
+    assert listing(projects) == before
+    assert "approximate" in command("list", "--store", store).out
+    by_conversation = command("validate", "--store", store, "--json").json["conversations"]
+    assert {row["n_approximate"] for row in by_conversation} == {0, 2}
+    again = command("run", "--projects", projects, "--store", store)
+    assert "Everything was up to date." in again.out

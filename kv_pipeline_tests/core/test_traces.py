@@ -13,6 +13,7 @@ def request(index, at_s, agent="main", **columns):
     return {
         "conversation_id": "ada/s", "request_index": index, "agent_id": agent, "agent_request_index": index,
         "turn_index": 0, "requested_at_utc": at(at_s), "is_streaming": True, "model": "m", "tools_tokens": 1,
+        "exactness": "recorded",
         "system_tokens": 2, "messages_tokens": 3, "output_tokens": 4, "output_types": ["text"],
         "stop_reason": "end_turn", "api_time_s": 2.0, "ttft_s": 0.5, "completed_at_utc": at(at_s + 2),
         "is_after_compaction": False, "estimated_tokens": 0, "n_blocks": 10, "agent_shared_blocks": 10,

@@ -15,6 +15,7 @@ from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CON
 from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.store import Store
+from kv_pipeline_tests import oracle_traces
 from kv_pipeline_tests.factories import bring_up_to_date, growing_turns, open_store, recorded, write_database
 from kv_pipeline_tests.sources.transcript_requests.script import Script, call, result, text
 from kv_pipeline_tests.sources.transcript_requests.test_recorded import recorded as recorded_script
@@ -212,3 +213,32 @@ def answered(store: Store, users: list[str]) -> pl.DataFrame:
     traces = store.read(TRACES, store.partitions(TRACES.name))
     columns = ["message_id", "output_tokens", "output_types", "stop_reason"]
     return traces.join(messages, on=place).select(columns).sort("message_id")
+
+
+def test_rebuilt_bodies_of_the_example_are_what_the_proxy_recorded(tmp_path, monkeypatch):
+    """Less the billing header, which is no part of the records; all but the fork's are rebuilt."""
+    alone = open_store(tmp_path / "alone", monkeypatch)
+    shutil.copytree(EXAMPLE / "ada" / "projects", tmp_path / "inbox" / "ada" / "projects")
+    bring_up_to_date(alone, tmp_path / "inbox")
+    texts = dict(alone.read(SEGMENTS, [PARTITION]).select("segment_index", "text").iter_rows())
+    turns = {turn.answer.message_id: turn for turn in oracle_traces.turns(EXAMPLE / "ada")}
+    rows = alone.read(RAW_REQUESTS, [PARTITION])
+    fork = alone.read(AGENTS, ["ada"]).filter("is_fork")["agent_id"].item()
+    assert {turns[message].agent for message in rows.filter(exactness="approximate")["message_id"]} == {fork}
+    rebuilt = rows.filter(exactness="rebuilt")
+    columns = ("message_id", "tools_segment", "system_segment", "message_segments", "breakpoints")
+    for message_id, tools, system, messages, marks in rebuilt.select(columns).iter_rows():
+        body = turns[message_id].billed.body
+        found = [json.loads(texts[index]) for index in (tools, *messages)]
+        assert found == [unmarked(value) for value in (body["tools"], *body["messages"])]
+        assert json.loads(texts[system]) == unmarked(body["system"][1:])
+        assert len(marks) == json.dumps(body).count("cache_control")
+    assert (rows.height, rebuilt.height) == (22, 20)
+
+
+def unmarked(value: Any) -> Any:
+    """JSON without what no segment keeps."""
+    if isinstance(value, dict):
+        value = {**value, "data": ""} if value.get("type") == "base64" else value
+        return {key: unmarked(item) for key, item in value.items() if key not in ("cache_control", "signature")}
+    return [unmarked(item) for item in value] if isinstance(value, list) else value

@@ -63,7 +63,7 @@ class Gathered:
 
 def is_answer(record: Record, message: Message) -> bool:
     """Whether an assistant record is an answer of the API, not the client's own words."""
-    return not record.is_api_error_message and message.model != SYNTHETIC_MODEL and message.id is not None
+    return not record.is_api_error_message and message.model != SYNTHETIC_MODEL and bool(message.id)
 
 
 def _output(usage: dict[str, Any]) -> int:

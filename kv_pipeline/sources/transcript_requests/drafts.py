@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kv_pipeline.schemas.requests import APPROXIMATE
 from kv_pipeline.sources.transcript_requests.answers import Gathered
+
+FIVE_MINUTES: Final = "5m"
 
 
 class Wanted(NamedTuple):
@@ -67,3 +69,21 @@ class Draft:
     system: int | None = None
     seen: Seen | None = None
     exactness: str = APPROXIMATE
+
+    @property
+    def ttl(self) -> str:
+        """Lifetime that assumed breakpoints ask for."""
+        return self.answer.ttl or FIVE_MINUTES
+
+
+def ask_for_an_hour(drafts: Sequence[Draft]) -> None:
+    """Let assumed breakpoints ask for an hour where the client noted no lifetime, but its agent was billed for one."""
+    billed = {_agent(draft) for draft in drafts if draft.answer.answer(draft.requested_at).usage.cache_write_1h_tokens}
+    for draft in drafts:
+        if draft.exactness == APPROXIMATE and draft.answer.ttl is None and _agent(draft) in billed:
+            draft.answer.ttl = "1h"
+            draft.breakpoints = [{**marked, "ttl": "1h"} for marked in draft.breakpoints]
+
+
+def _agent(draft: Draft) -> tuple[str, str]:
+    return draft.wanted.session_id, draft.wanted.agent_id

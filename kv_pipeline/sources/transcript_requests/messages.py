@@ -2,8 +2,8 @@
 
 A digest is the SHA-256 of the message as compact JSON with sorted keys, where a plain string counts as the list of one
 text block that it stands for. So a digest does not tell in which form the message was sent. Clients send a user or
-system message of one plain text block as a string, unless a breakpoint sits on it (measured: all of 364 such messages
-of two client generations that had a successor).
+system message of one plain text block as a string, unless a breakpoint sits on it. Measured in requests with tools: all
+221 unmarked ones of client 2.1.329, 158 of 168 of 2.0.30.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Breakpoints: as recorded, or where clients are known to put them.
 
 Seen in clients 2.0.30 and 2.1.329: on the last two system blocks and on the last block of the last message; before 2.1
-also on that of the message before it. Source: bodies of both, 448 requests, all but 122 side requests without any.
+also on that of the message before it. Source: 448 bodies of both; 116 side requests have none, 2 compactions mark the
+last message but one.
 """
 
 from __future__ import annotations

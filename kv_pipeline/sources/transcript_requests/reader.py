@@ -20,7 +20,7 @@ from kv_pipeline.sources.anthropic_messages.body import Body, options_of
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody
 from kv_pipeline.sources.anthropic_messages.rows import MESSAGES_ENDPOINT, Facts, Parts, Recording, RequestRows
 from kv_pipeline.sources.interning import Row
-from kv_pipeline.sources.transcript_requests.drafts import Draft, Wanted
+from kv_pipeline.sources.transcript_requests.drafts import Draft, Wanted, ask_for_an_hour
 from kv_pipeline.sources.transcript_requests.file_reading import FileReading, Note
 from kv_pipeline.sources.transcript_requests.placement import assumed_system_breakpoints
 from kv_pipeline.sources.transcript_requests.prefix import PrefixKind, kind_of, prefix_tokens
@@ -84,6 +84,7 @@ class TranscriptRequestReader:
         drafts.sort(key=lambda draft: (draft.requested_at, len(draft.messages), draft.answer.message_id))
         self._maker.hand_on()
         lengths = prefix_tokens([draft for draft in drafts if draft.seen is not None], self._n_tokens)
+        ask_for_an_hour(drafts)
         rows = [self._row(draft, lengths) for draft in drafts]
         return Recording(self._maker.frame(sorted(rows, key=lambda row: row[1])), self._skips())
 
@@ -172,7 +173,7 @@ class TranscriptRequestReader:
             return Parts(draft.tools, draft.system, draft.messages, draft.breakpoints, None)
         tools, system = self._prefix(draft, lengths.get(kind_of(draft), 0))
         n_blocks = max(1, len(draft.seen.system)) if system is not None else 0
-        marked = assumed_system_breakpoints(n_blocks, draft.answer.ttl or "5m")
+        marked = assumed_system_breakpoints(n_blocks, draft.ttl)
         return Parts(tools, system, draft.messages, marked + draft.breakpoints, None)
 
     def _prefix(self, draft: Draft, n_tokens: int) -> tuple[int | None, int | None]:

@@ -14,7 +14,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ RECENT_REQUESTS: Final = 16
 """Requests whose messages are kept at hand: about as many as conversations and sub-agents that run at a time."""
 _SECTIONS: Final = ("tools", "system", "messages")
 _NULL: Final = b"null"
+_Item = TypeVar("_Item")
 
 
 class NotRebuiltError(Exception):
@@ -192,33 +193,29 @@ class RequestRecords:
         return Rebuilt(shape, request.params, messages, request.markers)
 
     def _messages_of(self, request_id: str) -> list[Sent]:
-        """A request's messages: tails from its own back to the first request's, or to one that is at hand."""
+        known, tails = self._parts_of(request_id)
+        messages = [*known, *self._named(digest for tail in reversed(tails) for digest in tail)]
+        self._remember(request_id, messages)
+        return messages
+
+    def _parts_of(self, request_id: str) -> tuple[list[Sent], list[list[str]]]:
+        """What a request keeps of one at hand, and the tails from its own back to there, or to the first request's."""
         tails: list[list[str]] = []
-        known: list[Sent] = []
-        needed, current, seen = None, request_id, set[str]()
-        while True:
+        current: str | None = request_id
+        needed: int | None = None
+        seen: set[str] = set()
+        while current is not None and needed != 0:
             if current in self._recent:
-                known = self._recent[current]
-                if needed is not None and needed > len(known):
-                    raise NotRebuiltError("unknown_base", "a request keeps more messages than the one before it had")
-                known = known[:needed]
-                break
+                return _first(self._recent[current], needed), tails
             request = self._requests.get(current)
             if request is None or current in seen:
                 raise NotRebuiltError("unknown_base", "a request continues one that is not recorded")
             seen.add(current)
             kept = request.keep if request.base is not None else 0
-            n_of_tail = len(request.tail) if needed is None else max(0, needed - kept)
-            if n_of_tail > len(request.tail):
-                raise NotRebuiltError("unknown_base", "a request keeps more messages than the one before it had")
-            tails.append(request.tail[:n_of_tail])
+            tails.append(_first(request.tail, None if needed is None else max(0, needed - kept)))
             needed = kept if needed is None else min(kept, needed)
-            if request.base is None or not needed:
-                break
             current = request.base
-        messages = [*known, *self._named(digest for tail in reversed(tails) for digest in tail)]
-        self._remember(request_id, messages)
-        return messages
+        return [], tails
 
     def _named(self, digests: Iterable[str]) -> list[Sent]:
         found = [self._messages.get(digest) for digest in digests]
@@ -263,6 +260,17 @@ class RequestRecords:
             if index < n_unmarked:
                 chain.states.append(state.copy())
         return state
+
+
+def _first(items: list[_Item], n: int | None) -> list[_Item]:
+    """The first n of a list, or all.
+
+    Raises:
+        NotRebuiltError: There are fewer.
+    """
+    if n is not None and n > len(items):
+        raise NotRebuiltError("unknown_base", "a request keeps more messages than the one before it had")
+    return items[:n]
 
 
 def _n_shared(before: Sequence[Sent], now: Sequence[Sent], limit: int) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from kv_pipeline.core.normalise import SegmentKind
 from kv_pipeline.schemas.requests import REBUILT
 from kv_pipeline.sources.transcript_requests.answers import Gathered
-from kv_pipeline.sources.transcript_requests.drafts import Draft, Seen, Wanted
+from kv_pipeline.sources.transcript_requests.drafts import FIVE_MINUTES, Draft, Seen, Wanted
 from kv_pipeline.sources.transcript_requests.messages import Sent, blocks_of
 from kv_pipeline.sources.transcript_requests.placement import (
     assumed_message_breakpoints,
@@ -20,7 +20,6 @@ from kv_pipeline.sources.transcript_requests.recorded import NotRebuiltError, Re
 from kv_pipeline.sources.transcript_requests.tree import Contexts, Node
 
 Intern = Callable[[SegmentKind, bytes], int]
-_FIVE_MINUTES: Final = "5m"
 
 
 class Asked(NamedTuple):
@@ -124,7 +123,7 @@ class Session:
         segments, last, sent_at = self._contexts.before(node.parent, node.file, node.place)
         self._contexts.remember(node, segments)
         requested_at = min(asked.requested_at or sent_at or answer.first_at, answer.first_at)
-        ttl = answer.ttl or _FIVE_MINUTES
+        ttl = answer.ttl or FIVE_MINUTES
         breakpoints = assumed_message_breakpoints(len(segments), last, answer.version, ttl)
         by_index = {len(segments) - behind: message for behind, message in enumerate(reversed(last), start=1)}
         segments = [*segments]

@@ -208,7 +208,7 @@ class _Reading:
         agent = self._agent_of(record)
         if record.is_api_error_message or (message is not None and message.model == _SYNTHETIC_MODEL):
             return  # the client's own words, not an answer
-        if message is None or message.id is None:
+        if message is None or not message.id:
             self._skip(number, "no_message_id", "an assistant record has no message id")
             return
         if session is None:

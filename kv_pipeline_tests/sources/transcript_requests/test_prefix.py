@@ -145,6 +145,16 @@ def test_assumed_breakpoints_ask_for_the_lifetime_that_the_client_noted(tmp_path
     assert {mark["ttl"] for mark in read_scripts(tmp_path, script).row("m1")["breakpoints"]} == {lifetime}
 
 
+def test_an_agent_that_was_billed_for_an_hour_asks_for_one(tmp_path):
+    script, other = conversation(), conversation(agent_id="x")
+    usage = script.records[1]["message"]["usage"]
+    usage["cache_creation"] = {"ephemeral_1h_input_tokens": usage["cache_creation_input_tokens"]}
+    read = read_scripts(tmp_path, script, other)
+    lifetimes = {message: {mark["ttl"] for mark in read.row(message)["breakpoints"]} for message in
+                 ("s1None-1", "s1None-2", "s1x-1")}  # fmt: skip
+    assert lifetimes == {"s1None-1": {"1h"}, "s1None-2": {"1h"}, "s1x-1": {"5m"}}
+
+
 def test_stand_in_tokens_depend_on_the_key_alone():
     one, again, other = (unseen_payload(SALT, key, 100) for key in (b"a", b"a", b"b"))
     longer = unseen_payload(SALT, b"a", 200)

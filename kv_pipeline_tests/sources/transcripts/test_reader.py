@@ -49,6 +49,7 @@ def test_an_answer_of_many_records_counts_once(tmp_path):
         pytest.param(b'{"type":"assistant","message":' + b"[" * 99_999 + b"\n", "broken_line", id="too deep"),
         pytest.param(b'["assistant"]\n', "broken_line", id="a list"),
         pytest.param(b'{"type":"assistant","message":{}}\n', "no_message_id", id="no id"),
+        pytest.param(b'{"type":"assistant","message":{"id":""}}\n', "no_message_id", id="empty id"),
         pytest.param(b'{"type":"assistant"}\n', "no_message_id", id="no message"),
         pytest.param(b'{"type":"assistant","message":7}\n', "odd_record", id="odd message"),
     ],
