@@ -32,7 +32,7 @@ def traces(command, example_store, tmp_path):
 def test_every_format_holds_the_example(command, example_store, requests, tmp_path, kind):
     size = ["--block-size", 64] if kind is Format.BAILIAN else []
     done = command("export", "--store", example_store, "--format", kind, "--out", tmp_path, "--json", *size)
-    assert (done.code, done.json["format"], done.json["n_traces"]) == (0, kind, 7)
+    assert (done.code, done.json["format"], done.json["n_traces"]) == (0, kind, 8)
     assert done.json["n_requests"] == sum(trace["n_requests"] for trace in done.json["traces"]) == len(requests)
     truth.ASSERTIONS[kind](Path(done.json["files"][0]), requests, 512 if kind is Format.MOONCAKE else 64)
 
@@ -64,7 +64,7 @@ def test_files_that_can_not_be_used_are_named_and_the_rest_goes_on(command, trac
     done = command("export", "--from-traces", traces, "--format", "mooncake", "--out", tmp_path / "m.jsonl", "--json")
     assert done.code == 1
     assert [(n["reason"], n["is_left_out"]) for n in done.json["notices"]] == [("no_trace", True)]
-    assert done.json["n_traces"] == 7
+    assert done.json["n_traces"] == 8
     done = command("export", "--from-traces", traces, "--format", "mooncake", "--out", tmp_path / "m.jsonl")
     assert f"Left out: {traces / 'bad.json'}" in done.out
     assert "Not held by mooncake" in done.out
@@ -125,4 +125,4 @@ def test_documented_examples_run(command, example_store, tmp_path, monkeypatch, 
     exec(code, names)  # noqa: S102  (the page is ours)
     assert len(capsys.readouterr().out.splitlines()) > 5
     found = names["found"]
-    assert len(found.fetchall() if library == "duckdb" else found) == {"duckdb": 5, "polars": 7}[library]
+    assert len(found.fetchall() if library == "duckdb" else found) == {"duckdb": 5, "polars": 8}[library]

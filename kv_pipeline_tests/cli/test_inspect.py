@@ -40,7 +40,7 @@ def test_upstream_traces_are_for_kv_cache_tester(command, exports):
     done = command("inspect", exports / "upstream", "--for", "aiperf")
     assert done.code == 1
     assert "$.hash_id_scope" in done.out
-    assert "0 of 7 files are valid for aiperf." in done.out
+    assert "0 of 8 files are valid for aiperf." in done.out
 
 
 def test_a_reader_of_other_formats(command, exports):
