@@ -57,6 +57,7 @@ def forget_command(
     """Remove a user and say where they may come back from; returns whether something of them is left."""
     from kv_pipeline.defs.history import forget_partitions
     from kv_pipeline.defs.instance import home_of, open_instance
+    from kv_pipeline.defs.nightly import REPORTS
     from kv_pipeline.export.removal import remove_user_files
     from kv_pipeline.steps.forget import begin_to_forget, forget_user
 
@@ -67,7 +68,8 @@ def forget_command(
             history = forget_partitions(instance, home_of(store.root), user_id)
         forgotten = forget_user(store, user_id)
     conversations = sorted({*forgotten.conversations, *history.conversations})
-    files = [remove_user_files(folder, user_id, conversations) for folder in exports]
+    own = [folder for folder in (store.root / REPORTS,) if folder.is_dir()]
+    files = [remove_user_files(folder, user_id, conversations) for folder in (*exports, *own)]
     anonymous = [path for found in files for path in found.anonymous]
     removed = [path for found in files for path in found.removed]
     is_back = user_id in _landing(inbox).users

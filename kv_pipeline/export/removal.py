@@ -9,10 +9,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from kv_pipeline.errors import UsageError
+from kv_pipeline.export.options import FILE_NAMES
 from kv_pipeline.names import safe_name
 
 _SUFFIXES: Final = frozenset({".json", ".html", ".png", ".csv", ".parquet", ".svg", ".xlsx"})
 """Files that exports and reports consist of; nothing else is ever touched."""
+_OF_EVERYBODY: Final = frozenset(FILE_NAMES.values())
 _UNIQUE_LENGTH: Final = 32
 """Session ids from this length on, such as UUIDs, name one conversation; shorter ones could be anything."""
 
@@ -22,7 +24,7 @@ class RemovedFiles(NamedTuple):
 
     Attributes:
         removed: Files that were the user's, or that name one of their conversations.
-        anonymous: Trace files without names: whose they are can't be told.
+        anonymous: Files without names, or that hold everybody's requests: what is whose can't be told.
     """
 
     removed: list[Path]
@@ -47,7 +49,9 @@ def remove_user_files(folder: Path, user_id: str, conversation_ids: Sequence[str
     try:
         for path in _written(folder):
             relative = path.relative_to(folder)
-            if _is_named_after(relative, user_id, conversation_ids) or _contains(path, marks):
+            if path.name in _OF_EVERYBODY:
+                anonymous.append(path)
+            elif _is_named_after(relative, user_id, conversation_ids) or _contains(path, marks):
                 path.unlink()
                 removed.append(path)
             elif path.suffix == ".json" and _is_anonymous(path):
@@ -58,7 +62,8 @@ def remove_user_files(folder: Path, user_id: str, conversation_ids: Sequence[str
 
 
 def _written(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
+    paths = (path for path in folder.rglob("*") if path.suffix in _SUFFIXES or path.name in _OF_EVERYBODY)
+    yield from sorted(path for path in paths if path.is_file())
 
 
 def _is_named_after(relative: Path, user_id: str, conversation_ids: Sequence[str]) -> bool:

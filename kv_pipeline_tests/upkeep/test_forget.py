@@ -12,7 +12,7 @@ from kv_pipeline.defs.history import scrub
 from kv_pipeline.defs.instance import open_instance
 from kv_pipeline.errors import UsageError
 from kv_pipeline.export.exporter import export_traces
-from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.export.options import ExportOptions, Format, Profile
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.steps.forget import begin_to_forget, known_users
 from kv_pipeline.store import Store
@@ -43,6 +43,8 @@ def test_nothing_of_a_user_is_left_and_the_others_are_as_if_they_had_never_been_
     export_traces(place.store, tmp_path / "traces", ExportOptions(profile=Profile.STRICT))
     assert mentions(tmp_path / "traces", sessions[0].encode())
     assert mentions(place.store.root / "dagster", b"ada/")
+    (place.store.root / "reports").mkdir()
+    (place.store.root / "reports" / "index.html").write_text(f"ada/{sessions[0]}")
     assert forget_command(place.store.root, place.inbox, "ada", [tmp_path / "traces"], as_json=True) is False
     said = json.loads(capsys.readouterr().out)
     assert (said["user"], said["is_in_landing"], said["n_records"] > 5) == ("ada", False, True)
@@ -86,7 +88,8 @@ def test_the_last_user(place, tmp_path):
 
 
 def test_anonymous_traces_are_counted_and_left(place, tmp_path, capsys):
-    n_traces = len(export_traces(place.store, tmp_path / "traces", ExportOptions(anonymize=True)).files)
+    export_traces(place.store, tmp_path / "traces", ExportOptions(format=Format.PARQUET))
+    n_traces = 1 + len(export_traces(place.store, tmp_path / "traces", ExportOptions(anonymize=True)).files)
     assert forget_command(place.store.root, tmp_path / "x", "ada", [tmp_path / "traces"], as_json=True) is True
     said = json.loads(capsys.readouterr().out)
     assert (len(said["exports_anonymous"]), said["exports_removed"]) == (n_traces, [])
