@@ -16,6 +16,7 @@ from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.index import transcripts_partition
+from kv_pipeline.steps.repair import mend, notices
 from kv_pipeline.store import SESSION_MARKER, Store
 
 
@@ -25,11 +26,15 @@ class RunOutcome:
 
     Attributes:
         recomputed: Asset to number of partitions.
-        skipped: SKIPPED_INPUT of everything in the landing folder.
+        skipped: SKIPPED_INPUT of everything in the landing folder, and of what the store can't make again.
+        quarantined: Files of the store that were damaged, relative to it: moved aside, and made again if possible.
+        not_in_landing: Recordings that the store has and the landing folder no longer has.
     """
 
     recomputed: dict[str, int] = field(default_factory=dict)
     skipped: pl.DataFrame = field(default_factory=lambda: frame_of(SKIPPED_INPUT, []))
+    quarantined: list[str] = field(default_factory=list)
+    not_in_landing: list[str] = field(default_factory=list)
 
     @property
     def has_left_out(self) -> bool:
@@ -53,13 +58,16 @@ class Inputs:
         return direct(self.paths) if self.paths else discover(self.inbox)
 
 
-def bring_up_to_date(store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None) -> RunOutcome:
+def bring_up_to_date(
+    store: Store, inputs: Inputs, on_wait: Callable[[], None] | None = None, *, verify_all: bool = False
+) -> RunOutcome:
     """Materialize everything that is not up to date.
 
     Args:
         store: The store.
         inputs: Where to look.
         on_wait: Called if another run is working on the store, before waiting for it.
+        verify_all: Read every file of the store first, not only those that were touched since they were last verified.
 
     Raises:
         UsageError: A path does not exist.
@@ -69,9 +77,12 @@ def bring_up_to_date(store: Store, inputs: Inputs, on_wait: Callable[[], None] |
     with store.writing(on_wait):
         store.sweep()
         landing = inputs.landing()
+        damaged = mend(store, landing, thoroughly=verify_all)
+        outcome.quarantined = [str(path.relative_to(store.root)) for path in damaged]
         if _is_stale(store, landing) or (store.root / SESSION_MARKER).exists():
             _materialize(store, inputs, landing, outcome)
-    outcome.skipped = _skipped(store, landing)
+        outcome.skipped = _skipped(store, landing)
+        outcome.not_in_landing = plan.not_in_landing(store, landing)
     return outcome
 
 
@@ -108,6 +119,7 @@ def _materialize(store: Store, inputs: Inputs, landing: Landing, outcome: RunOut
 
 
 def _skipped(store: Store, landing: Landing) -> pl.DataFrame:
-    here = [(s.source, s.row, s.reason, s.found, s.remedy, s.is_left_out) for s in landing.skips]
+    skips = [*landing.skips, *notices(store, landing)]
+    here = [(s.source, s.row, s.reason, s.found, s.remedy, s.is_left_out) for s in skips]
     partitions = [*landing.databases, *map(transcripts_partition, landing.users)]
     return pl.concat([frame_of(SKIPPED_INPUT, here), store.read(SKIPPED_INPUT, partitions)])

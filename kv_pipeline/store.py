@@ -4,6 +4,7 @@
     salt                   secret of the store, mode 0600
     session                exists while a process runs Dagster on the store, or after one was killed
     state/<asset>.json     fingerprint of the inputs that each partition was made from
+    quarantine/            damaged files, moved aside
     <table>/<partition>.parquet
 
 Tables are written to a temporary file, synced and renamed, so a crash leaves the old file or the new one. State is
@@ -14,11 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,41 +28,25 @@ import pandera.polars as pa
 import polars as pl
 import pyarrow.parquet as pq
 
-from kv_pipeline.core.hashing import DEFAULT_BLOCK_SIZE, HASH_SCHEME, salted_digest
-from kv_pipeline.core.normalise import NORMALISATION
-from kv_pipeline.core.tokenizer import TOKENIZER_NAME, VOCABULARY_SHA256
+from kv_pipeline.atomic import locked, sync, write_bytes
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import TEMPORARY
 from kv_pipeline.processes import is_other_running
+from kv_pipeline.quarantine import UNSEALED, is_sound, seal, set_aside
 from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
+from kv_pipeline.store_settings import Settings, opened_settings, read_settings
 
-FORMAT_VERSION: Final = 1
-SALT_VARIABLE: Final = "KV_PIPELINE_SALT"
 SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
-_SALT_BYTES: Final = 32
 _ROW_GROUP_ROWS: Final = 65_536
+_UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises for damaged files."""
 _held_writer_locks: set[Path] = set()
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every table of a store depends on; fixed when the store is made.
-
-    Attributes:
-        block_size: Tokens a block.
-        keep_billing_header: Whether billing headers are hashed as sent.
-        salt_check: Digest that tells a wrong salt from the right one.
-    """
-
-    format_version: int = FORMAT_VERSION
-    block_size: int = DEFAULT_BLOCK_SIZE
-    keep_billing_header: bool = False
-    hash_scheme: str = HASH_SCHEME
-    normalisation: str = NORMALISATION
-    tokenizer: str = TOKENIZER_NAME
-    vocabulary_sha256: str = VOCABULARY_SHA256
-    salt_check: str = ""
+class _BusyError(Exception):
+    """Another process has the writer lock."""
 
 
 @dataclass(frozen=True)
@@ -90,26 +73,16 @@ class Store:
             keep_billing_header: Likewise.
 
         Raises:
-            StoreError: It is of another format version, has other settings or another salt, or can't be written.
+            StoreError: It is of a newer format, or one that can't be migrated; has other settings or another salt; or
+                can't be written.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
-            with _locked(root / "lock"):
-                settings = _read_settings(root)
-                salt = _salt(root, is_new=settings is None)
-                check = salted_digest(salt, b"kv_pipeline salt check").hex()
-                if settings is None:
-                    settings = Settings(
-                        block_size=block_size or DEFAULT_BLOCK_SIZE,
-                        keep_billing_header=bool(keep_billing_header),
-                        salt_check=check,
-                    )
-                    _write_bytes(root / "store.json", msgspec.json.format(msgspec.json.encode(settings)))
+            with locked(root / "lock"):
+                return cls(root, *opened_settings(root, block_size, keep_billing_header))
         except OSError as error:
             raise StoreError(f"The store at {root} can't be used: {error.strerror}. Check the folder.") from error
-        _check_settings(root, settings, check, block_size, keep_billing_header)
-        return cls(root, settings, salt)
 
     def path(self, table: str, partition: str) -> Path:
         """File of a table's partition."""
@@ -125,10 +98,11 @@ class Store:
 
     def write_many(self, model: pa.DataFrameSchema, partitions: Iterable[tuple[str, pl.DataFrame]]) -> None:
         """Put frames that `check` has passed into the store."""
-        metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode()}
+        metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode(), **UNSEALED}
         for partition, frame in partitions:
             with self.replacing(self.path(model.name, partition)) as temporary:
                 frame.write_parquet(temporary, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata)
+                seal(temporary)
 
     def write_stream(self, model: pa.DataFrameSchema, partition: str) -> contextlib.AbstractContextManager[Appender]:
         """Put a table into the store piece by piece; it appears when the block ends without an error."""
@@ -147,8 +121,26 @@ class Store:
             return pl.DataFrame(schema=polars_schema(model))
         try:
             return pl.read_parquet(paths, schema=polars_schema(model), hive_partitioning=False, glob=False)
-        except (pl.exceptions.PolarsError, OSError):
-            return pl.concat([_read_whole(model, path) for path in paths])
+        except (*_UNREADABLE, OSError):
+            return pl.concat([self._read_whole(model, path) for path in paths])
+
+    def select(
+        self, model: pa.DataFrameSchema, partition: str, columns: Sequence[str], where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """Some columns and rows of one partition; the rest of the file is not read.
+
+        Raises:
+            StoreError: The file is missing or damaged.
+        """
+        path = self.path(model.name, partition)
+        found = pl.scan_parquet(path, glob=False)
+        try:
+            return (found if where is None else found.filter(where)).select(columns).collect()
+        except FileNotFoundError as error:
+            remedy = "Run again with its recording in the landing folder."
+            raise StoreError(f"Table {model.name} of {partition} is no longer in the store. {remedy}") from error
+        except _UNREADABLE as error:
+            raise self._damage(path) from error
 
     def partitions(self, table: str) -> list[str]:
         """Sorted partition keys that a table has files for."""
@@ -169,11 +161,11 @@ class Store:
 
     def update_state(self, asset: str, changed: Mapping[str, str], removed: Iterable[str] = ()) -> None:
         """Record fingerprints after their partitions were written."""
-        with _locked(self.root / "lock"):
+        with locked(self.root / "lock"):
             state = self.state(asset) | dict(changed)
             for partition in removed:
                 state.pop(partition, None)
-            _write_bytes(self.root / "state" / f"{asset}.json", msgspec.json.encode(dict(sorted(state.items()))))
+            write_bytes(self.root / "state" / f"{asset}.json", msgspec.json.encode(dict(sorted(state.items()))))
 
     @contextlib.contextmanager
     def replacing(self, path: Path) -> Iterator[Path]:
@@ -182,9 +174,9 @@ class Store:
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -194,22 +186,18 @@ class Store:
 
         Args:
             on_wait: Called if another process has it, before waiting.
+
+        Raises:
+            StoreError: While waiting the store was given another salt.
         """
-        if self.root in _held_writer_locks:  # this process has it already
+        with writer_lock(self.root, on_wait):
+            self._check_salt()
             yield
-            return
-        with (self.root / "writer.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait:
-                    on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            _held_writer_locks.add(self.root)
-            try:
-                yield
-            finally:
-                _held_writer_locks.discard(self.root)
+
+    def _check_salt(self) -> None:
+        settings = read_settings(self.root)
+        if settings is not None and settings.salt_check != self.settings.salt_check:
+            raise StoreError(f"The salt of the store at {self.root} was replaced in the meantime. Run again.")
 
     def sweep(self) -> None:
         """Remove temporary files and folders of processes that were killed."""
@@ -222,8 +210,50 @@ class Store:
             else:
                 path.unlink(missing_ok=True)
 
+    def _read_whole(self, model: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
+        """A file, which may be of an earlier version."""
+        try:
+            frame = completed(model, pl.read_parquet(path, hive_partitioning=False, glob=False))
+        except _UNREADABLE as error:
+            raise self._damage(path) from error
+        except OSError as error:
+            raise StoreError(f"{path} can't be read: {error.strerror}. Check its permissions.") from error
+        if frame is None or frame.schema != polars_schema(model):
+            raise StoreError(f"{path} is damaged, or of another version. Delete it and run again: it is rebuilt.")
+        return frame
+
+    def _damage(self, path: Path) -> StoreError:
+        """What to tell of a file that can't be read, after moving it aside if nobody else is writing."""
+        remedy = "Run `kv-pipeline run`: it is set aside and rebuilt."
+        with contextlib.suppress(OSError, _BusyError), self.writing(_refuse_to_wait):
+            if path.exists() and not is_sound(path):
+                place = set_aside(self.root, path)
+                remedy = f"It was moved to {place.relative_to(self.root)}. Run again: it is rebuilt."
+        return StoreError(f"{path} is damaged. {remedy}")
+
     def _described(self, model: pa.DataFrameSchema) -> dict[str, object]:
         return {"table": model.name, **msgspec.to_builtins(self.settings)}
+
+
+@contextlib.contextmanager
+def writer_lock(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """The writer lock of the store in a folder, whatever its version; see `Store.writing`."""
+    root = root.resolve()
+    if root in _held_writer_locks:  # this process has it already
+        yield
+        return
+    with (root / "writer.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait:
+                on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _held_writer_locks.add(root)
+        try:
+            yield
+        finally:
+            _held_writer_locks.discard(root)
 
 
 class Appender:
@@ -270,88 +300,12 @@ def judge(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
 def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Iterator[Appender]:
     arrow_schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
     described = msgspec.json.encode(store._described(model))
-    with (
-        store.replacing(store.path(model.name, partition)) as temporary,
-        pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer,
-    ):
-        writer.add_key_value_metadata({"kv_pipeline": described.decode()})
-        yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+    with store.replacing(store.path(model.name, partition)) as temporary:
+        with pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer:
+            writer.add_key_value_metadata({"kv_pipeline": described.decode(), **UNSEALED})
+            yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
+        seal(temporary)
 
 
-def _read_whole(model: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
-    """A file, which may be of an earlier version."""
-    try:
-        frame = completed(model, pl.read_parquet(path, hive_partitioning=False, glob=False))
-        if frame is not None and frame.schema == polars_schema(model):
-            return frame
-        cause = None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        cause = error
-    raise StoreError(f"{path} is damaged. Delete it and run again: it is rebuilt.") from cause
-
-
-def _read_settings(root: Path) -> Settings | None:
-    try:
-        content = (root / "store.json").read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return msgspec.json.decode(content, type=Settings)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{root / 'store.json'} is damaged. Restore it, or start a new store.") from error
-
-
-def _check_settings(
-    root: Path, found: Settings, salt_check: str, block_size: int | None, keep_billing_header: bool | None
-) -> None:
-    if found.format_version > FORMAT_VERSION:
-        raise StoreError(f"The store at {root} was made by a newer kv-pipeline. Upgrade kv-pipeline to use it.")
-    if found.salt_check != salt_check:
-        raise StoreError(f"The salt of the store at {root} is not the one it was made with. Restore it.")
-    current = Settings(
-        block_size=block_size or found.block_size,
-        keep_billing_header=found.keep_billing_header if keep_billing_header is None else keep_billing_header,
-        salt_check=salt_check,
-    )
-    if found != current:
-        old, new = msgspec.to_builtins(found), msgspec.to_builtins(current)
-        names = ", ".join(f"{name} is {old[name]}, not {new[name]}" for name in old if old[name] != new[name])
-        raise StoreError(f"The store at {root} has other settings: {names}. Use another --store for these.")
-
-
-def _salt(root: Path, *, is_new: bool) -> bytes:
-    from_environment = os.environ.get(SALT_VARIABLE)
-    if from_environment:
-        return hashlib.blake2b(from_environment.encode(), digest_size=_SALT_BYTES).digest()
-    path = root / "salt"
-    if not path.exists():
-        if not is_new:
-            raise StoreError(f"The store at {root} has lost its salt. Restore the file `salt` or {SALT_VARIABLE}.")
-        _write_bytes(path, secrets.token_bytes(_SALT_BYTES))
-    return path.read_bytes()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Atomically, readable by the owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(content)
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _refuse_to_wait() -> None:
+    raise _BusyError

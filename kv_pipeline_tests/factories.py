@@ -54,7 +54,7 @@ def raw_requests(*rows: dict[str, Any]) -> pl.DataFrame:
 
 def answers(*rows: tuple[str, str, int, str, float]) -> pl.DataFrame:
     """Rows of (session, agent, line, message id, seconds)."""
-    timed = [(*row[:4], at(row[4]).isoformat()) for row in rows]
+    timed = [(*row[:4], at(row[4]).isoformat(), None, None) for row in rows]
     return pl.DataFrame(timed, schema=ANSWERS_SCHEMA, orient="row")
 
 

@@ -196,6 +196,17 @@ def block_hashes(tokens: list[int], salt: bytes, block_size: int) -> list[int]:
     return hashes
 
 
+def tail_hash(tokens: list[int], salt: bytes, block_size: int) -> int | None:
+    """The hash of what is left behind the last full block, as if it were a block."""
+    n_full = len(tokens) // block_size * block_size
+    if n_full == len(tokens):
+        return None
+    parents = block_hashes(tokens, salt, block_size)
+    parent = parents[-1].to_bytes(8, "little") if parents else bytes(8)
+    content = parent + b"".join(token.to_bytes(4, "little") for token in tokens[n_full:])
+    return int.from_bytes(hashlib.blake2b(content, key=salt, digest_size=8).digest(), "little")
+
+
 def numbered(paths: Iterable[list[int]]) -> list[list[int]]:
     """Hashes as dense numbers from 1 in order of first appearance."""
     seen: dict[int, int] = {}

@@ -13,7 +13,7 @@ import pytest
 from kv_pipeline.core.compactions import compactions
 from kv_pipeline.core.money import cost_sums, unknown_models
 from kv_pipeline.export.exporter import export_traces
-from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.export.options import ExportOptions, Format, Profile
 from kv_pipeline.prices.loading import load_prices
 from kv_pipeline.reports.summary import api_table, cache_report
 from kv_pipeline.schemas.blocks import TRACES, VALIDATION_REPORT
@@ -25,6 +25,7 @@ from kv_pipeline.steps.money import priced_requests, priced_unindexed
 from kv_pipeline_tests import oracle_traces
 from kv_pipeline_tests.as_log import agents_compared, sessions_of, write_log
 from kv_pipeline_tests.comparison import assert_user_as_defined, requests_by_agent
+from kv_pipeline_tests.export import truth
 from kv_pipeline_tests.factories import bring_up_to_date, open_store
 from kv_pipeline_tests.recovery_truth import MIN_SAME_AGENT, hide_transcripts, places, same_agent, tree
 
@@ -159,3 +160,9 @@ def test_the_api_model_predicts_the_bill(store, user):
 def test_losses_have_a_cause(store, user):
     lost = store.read(CACHE_REPORT, [user]).filter(pl.col("lost_tokens") > 0)
     assert sorted(lost["cause"]) == {"fixed": ["compaction"], "older": ["history_rewritten"]}[user]
+
+
+@pytest.mark.parametrize("kind", [Format(name) for name in truth.ASSERTIONS])
+def test_every_format_holds_the_store(store, tmp_path, kind):
+    result = export_traces(store, tmp_path, ExportOptions(format=kind, block_size=128))
+    truth.ASSERTIONS[kind](result.files[0], truth.of_store(store), 128)

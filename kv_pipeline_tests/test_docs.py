@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kv_pipeline.cli.app import app
-from kv_pipeline.schemas.dictionary import dictionary
+from kv_pipeline.schemas.dictionary import columns_table, dictionary
+from kv_pipeline.schemas.exports import EXPORTED_REQUESTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -24,6 +25,10 @@ def page_id(page: Path) -> str:
 
 def test_data_dictionary_is_that_of_the_models() -> None:
     assert (ROOT / "docs" / "data-dictionary.md").read_text() == dictionary()
+
+
+def test_export_formats_have_the_columns_of_the_model() -> None:
+    assert columns_table(EXPORTED_REQUESTS) in (ROOT / "docs" / "export-formats.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -19,8 +19,8 @@ FILE_CALLS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "u
               "write_parquet", "scan_parquet", "iterdir", "stat", "now", "utcnow", "today", "uuid4"}  # fmt: skip
 MAY_READ_THE_VOCABULARY = "tokenizer.py"
 SHELLS = ("kv_pipeline.steps", "kv_pipeline.defs", "kv_pipeline.cli", "kv_pipeline.store", "kv_pipeline.landing",
-          "kv_pipeline.export", "kv_pipeline.prices", "kv_pipeline.sources", "kv_pipeline.reports",
-          "kv_pipeline.runner")  # fmt: skip
+          "kv_pipeline.export", "kv_pipeline.inspection", "kv_pipeline.prices", "kv_pipeline.sources",
+          "kv_pipeline.reports", "kv_pipeline.runner")  # fmt: skip
 
 
 def imported(path):
@@ -72,7 +72,7 @@ def test_what_sources_share_knows_none_of_them():
     assert folders <= {SHARED_SOURCE, "interning"}
 
 
-@pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "reports"])
+@pytest.mark.parametrize("folder", ["core", "prices", "sources", "steps", "schemas", "export", "inspection", "reports"])
 def test_only_the_shells_know_dagster(folder):
     modules = {path.name: set(imported(path)) for path in (PACKAGE / folder).rglob("*.py")}
     assert [name for name, names in modules.items() if any(n.startswith("dagster") for n in names)] == []
@@ -85,7 +85,8 @@ def loaded(code):
     return set(done.stderr.splitlines()[-1].split())
 
 
-HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2"}
+HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2",
+         "jsonschema_rs"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigato
         ["analyze", "--help"],
         ["report", "--help"],
         ["monitor", "--help"],
+        ["inspect", "--help"],
     ],
     ids=" ".join,
 )

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from kv_pipeline.core.reuse_curves import lru_hits
+from kv_pipeline.export.exporter import export_conversations
+from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
+from kv_pipeline.export.trace_conversations import TraceConversations
 from kv_pipeline.reports.analysis_options import Scope
 from kv_pipeline.reports.trace_analysis import analyse_traces, rate_distribution
 from kv_pipeline.sources.trace_json.options import NestedTimes
 from kv_pipeline.sources.trace_json.reader import read_trace, trace_files
 from kv_pipeline_tests import oracle_reuse
+from kv_pipeline_tests.export import truth
 
 VARIABLE = "KV_PIPELINE_TRACES"
 TRACES = Path(os.environ.get(VARIABLE) or "published traces are not here")
@@ -66,3 +70,33 @@ def test_small_ones_hit_what_a_list_hits(analysis):
         uses = [(m, 0, path.tolist()) for m, path in zip(blocks.models, blocks.paths(), strict=True)]
         slow = [oracle_reuse.lru_hit_blocks(uses, capacity) for capacity in CAPACITIES]
         assert lru_hits(analysis.reuses[number], CAPACITIES).tolist() == slow
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return truth.of_traces(trace_files([TRACES]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "block_size"), [(Format(name), 64) for name in truth.ASSERTIONS] + [(Format.MOONCAKE, 512)]
+)
+def test_every_format_holds_them(requests, tmp_path, kind, block_size):
+    options = ExportOptions(format=kind, block_size=block_size)
+    result = export_conversations(TraceConversations(trace_files([TRACES]), options), tmp_path, options)
+    assert (len(result.traces), result.left_out, result.notices) == (len(trace_files([TRACES])), {}, [])
+    truth.ASSERTIONS[kind](result.files[0], requests, block_size)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_as_trace_json_they_are_as_they_were(tmp_path, profile):
+    options = ExportOptions(profile=profile, hash_ids=HashIdScope.LOCAL)
+    files = trace_files([TRACES])
+    result = export_conversations(TraceConversations(files, options), tmp_path, options)
+    again = truth.of_traces(result.files)
+    told = [(r._replace(prefixes={}), list(r.prefixes)) for r in truth.of_traces(files)]
+    assert [(r._replace(prefixes={}), list(r.prefixes)) for r in again] == told
+    blocks = [[number for _, number in r.prefixes.values()] for r in again]
+    keys = [list(r.prefixes.values()) for r in truth.of_traces(files)]
+    for trace in {r.trace for r in again}:
+        own = [n for n, r in enumerate(again) if r.trace == trace]
+        truth.assert_same_blocks([blocks[n] for n in own], [keys[n] for n in own])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -11,14 +12,17 @@ import threading
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import safe_name
+from kv_pipeline.quarantine import is_sound, quarantined, verify
 from kv_pipeline.schemas.columns import column, frame_of, polars_schema, table
 from kv_pipeline.schemas.quick import surely_holds
-from kv_pipeline.store import SALT_VARIABLE, Store, judge
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_ANSWERS
+from kv_pipeline.store import Store, judge
+from kv_pipeline.store_settings import FORMAT_VERSION, SALT_VARIABLE, empty_for_rebuild, replace_salt
 
 SMALL = table("small", "One row per thing.", unique=["a"], columns={"a": column(pl.UInt32(), "A number.")})
 
@@ -122,7 +126,7 @@ def change_settings(store, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2, "unheard_of": 1}, "made by a newer kv-pipeline"),
+        ({"format_version": 3, "unheard_of": 1}, "made by a newer kv-pipeline"),
         ({"vocabulary_sha256": "0"}, "vocabulary_sha256 is 0, not 22392"),
         ({"hash_scheme": "other"}, "hash_scheme is other"),
         ({"block_size": "many"}, "is damaged"),
@@ -189,11 +193,25 @@ def test_names_that_look_like_patterns(store):
     assert store.read(SMALL, ["ada=1/b"]).columns == ["a"]
 
 
-def test_a_damaged_file_is_named(store):
+def test_a_damaged_file_is_named_and_moved_aside(store):
     store.write(SMALL, "p", small(1))
     store.path("small", "p").write_bytes(b"PAR1 and no more")
-    with pytest.raises(StoreError, match=r"p\.parquet is damaged\. Delete it"):
+    with pytest.raises(StoreError, match=r"p\.parquet is damaged\. It was moved to quarantine/small/p\.parquet"):
         store.read(SMALL, ["p"])
+    assert store.partitions("small") == []
+    assert quarantined(store.root) == [("small", "p")]
+    store.write(SMALL, "p", small(1))
+    assert quarantined(store.root) == []
+
+
+def test_a_damaged_file_stays_where_it_is_while_another_process_writes(store):
+    store.write(SMALL, "p", small(1))
+    store.path("small", "p").write_bytes(b"PAR1 and no more")
+    with (store.root / "writer.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="is set aside and rebuilt"):
+            store.read(SMALL, ["p"])
+    assert store.partitions("small") == ["p"]
 
 
 GROWN = table(
@@ -305,6 +323,141 @@ def test_the_quick_check_and_pandera_agree(values):
         assert not surely_holds(SMALL, frame)
     else:
         assert surely_holds(SMALL, frame)
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_change_of_any_byte_is_noticed(store, data):
+    """Flipped bits, zeroed sectors and lost ends, however the file was written."""
+    if data.draw(st.booleans()):
+        store.write(SMALL, "p", small(*range(3000)))
+    else:
+        with store.write_stream(SMALL, "p") as append:
+            append(small(*range(3000)))
+    path = store.path("small", "p")
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    kind = data.draw(st.sampled_from(["bit", "sector", "end"]))
+    hurt = bytearray(content)
+    if kind == "bit":
+        hurt[place] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "sector":
+        hurt[place : place + 512] = bytes(len(hurt[place : place + 512]))
+    else:
+        del hurt[place:]
+    path.write_bytes(hurt)
+    assert is_sound(path) == (bytes(hurt) == content)
+
+
+def test_verify_moves_damaged_files_aside_and_reads_others_once(store, monkeypatch):
+    for partition in "pq":
+        store.write(SMALL, partition, small(1))
+    assert verify(store.root) == []
+    store.path("small", "q").write_bytes(b"PAR1 and no more")
+    read = []
+    monkeypatch.setattr("kv_pipeline.quarantine.is_sound", lambda path: read.append(path.stem) or is_sound(path))
+    assert verify(store.root) == [store.path("small", "q")]
+    assert verify(store.root) == []
+    assert read == ["q"]
+    verify(store.root, thoroughly=True)
+    assert read == ["q", "p"]
+    assert quarantined(store.root) == [("small", "q")]
+
+
+def test_a_file_of_an_earlier_version_is_sound_if_it_can_be_read(store):
+    path = store.path("small", "p")
+    path.parent.mkdir()
+    small(1, 2).write_parquet(path)
+    assert is_sound(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert not is_sound(path)
+
+
+def test_rot_that_leaves_the_times_alone_is_found_by_reading_all(store):
+    store.write(SMALL, "p", small(*range(1000)))
+    verify(store.root)
+    path = store.path("small", "p")
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[60] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert verify(store.root) == []
+    assert verify(store.root, thoroughly=True) == [path]
+
+
+# --- Format versions and salts ----------------------------------------------------------------------------------------
+
+
+def test_an_older_format_is_migrated(store):
+    store.write(SMALL, "p", small(1))
+    change_settings(store, format_version=1)
+    again = Store.open(store.root)
+    assert again == store
+    assert json.loads((store.root / "store.json").read_text())["format_version"] == FORMAT_VERSION
+    assert again.read(SMALL, ["p"])["a"].to_list() == [1]
+
+
+def test_a_format_that_nobody_can_migrate_says_how_to_rebuild(store):
+    change_settings(store, format_version=0)
+    with pytest.raises(StoreError, match=r"has format 0.*kv-pipeline run --rebuild"):
+        Store.open(store.root)
+
+
+def test_replacing_the_salt_removes_what_the_old_one_is_in(store):
+    store.write(SMALL, "p", small(1))
+    store.write(TRANSCRIPT_ANSWERS, "ada", frame_of(TRANSCRIPT_ANSWERS, []))
+    store.update_state("asset", {"p": "1"})
+    replace_salt(store.root)
+    again = Store.open(store.root)
+    assert again.salt != store.salt
+    assert (again.partitions("small"), again.state("asset")) == ([], {})
+    assert again.partitions("transcript_answers") == ["ada"]
+    with pytest.raises(StoreError, match="was replaced in the meantime"), store.writing():
+        pass
+
+
+@pytest.mark.parametrize("n_steps", range(1, 5))
+def test_a_crash_while_replacing_the_salt_is_finished_by_the_next_who_opens(store, monkeypatch, n_steps):
+    store.write(SMALL, "p", small(1))
+    taken = []
+    fsync = os.fsync
+
+    def crashing(descriptor):
+        taken.append(descriptor)
+        if len(taken) > n_steps:
+            raise RuntimeError("crash")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("kv_pipeline.atomic.os.fsync", crashing)
+        replace_salt(store.root)
+    again = Store.open(store.root)
+    is_old = n_steps == 1 and again.salt == store.salt
+    assert is_old or (again.salt != store.salt and again.partitions("small") == [])
+    assert not (store.root / "salt.next").exists()
+    assert Store.open(store.root) == again
+
+
+def test_a_salt_from_the_environment_must_be_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.setenv(SALT_VARIABLE, "one")
+    store = Store.open(tmp_path)
+    with pytest.raises(StoreError, match="still holds the store's salt"):
+        replace_salt(tmp_path)
+    assert Store.open(tmp_path) == store
+    monkeypatch.setenv(SALT_VARIABLE, "two")
+    replace_salt(tmp_path)
+    assert Store.open(tmp_path).salt != store.salt
+
+
+def test_emptying_keeps_the_salt_and_takes_the_settings_of_now(store):
+    store.write(SMALL, "p", small(1))
+    change_settings(store, format_version=0, hash_scheme="of long ago")
+    empty_for_rebuild(store.root)
+    assert Store.open(store.root) == store
+    assert store.partitions("small") == []
 
 
 # --- State and temporary files ----------------------------------------------------------------------------------------

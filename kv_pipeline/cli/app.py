@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from kv_pipeline.errors import KvPipelineError, UsageError
-from kv_pipeline.export.options import ExportOptions, HashIdScope, Profile
+from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
+from kv_pipeline.inspection.consumers import Consumer
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
@@ -33,11 +34,18 @@ StoreOption = Annotated[
     Path, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store; made if missing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
+DropLostOption = Annotated[
+    bool, typer.Option("--drop-lost", help="Go on although recordings that are no longer there would be lost.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
+InboxOption = Annotated[
+    Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+]
 PricesOption = Annotated[
     Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
 ]
 DEFAULT_STORE = Path("data/store")
+DEFAULT_INBOX = Path("data/landing")
 
 
 class SortKey(StrEnum):
@@ -80,10 +88,7 @@ def run(
             help="requests.db, claude-trace logs, HAR files, folders of transcripts: instead of a landing folder."
         ),
     ] = None,
-    inbox: Annotated[
-        Path,
-        typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it."),
-    ] = Path("data/landing"),
+    inbox: InboxOption = DEFAULT_INBOX,
     store: StoreOption = DEFAULT_STORE,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=1, help="Tokens a block of a new store (64).")
@@ -91,16 +96,26 @@ def run(
     keep_billing_header: Annotated[
         bool, typer.Option("--keep-billing-header", help="Hash billing headers of a new store as sent.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the store first; damaged ones are made again.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make everything again, also of a store that an older version made.")
+    ] = False,
+    drop_lost: DropLostOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what is new in the landing folder and bring everything made of it up to date.
 
     Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
     """
-    from kv_pipeline.cli.run import run_command
+    from kv_pipeline.cli.run import RunOptions, run_command
 
     keep = True if keep_billing_header else None
-    if run_command(inbox, tuple(paths or ()), store, block_size=block_size, keep_billing_header=keep, as_json=as_json):
+    wanted = RunOptions(
+        block_size=block_size, keep_billing_header=keep, verify=verify, rebuild=rebuild, drop_lost=drop_lost
+    )
+    if run_command(inbox, tuple(paths or ()), store, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -184,40 +199,67 @@ def validate(
 
 @app.command(
     epilog="Examples:  kv-pipeline export --out traces   |   kv-pipeline export --out traces --profile strict "
-    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512"
+    "--anonymize   |   kv-pipeline export --out t --conversation-id SESSION --block-size 512   |   "
+    "kv-pipeline export --format mooncake --out trace.jsonl   |   "
+    "kv-pipeline export --from-traces published --format parquet --out requests.parquet"
 )
 def export(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the trace files; made if missing.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for trace JSON; for other formats the file, or a folder for it.")
+    ],
     store: StoreOption = DEFAULT_STORE,
+    format: Annotated[  # noqa: A002  (named like the option)
+        Format, typer.Option("--format", help="What to write; docs/export-formats.md describes each.")
+    ] = Format.TRACE,
+    from_traces: Annotated[
+        list[Path] | None,
+        typer.Option("--from-traces", help="Trace JSON files or folders, instead of the store; may be repeated."),
+    ] = None,
     profile: Annotated[
-        Profile, typer.Option("--profile", help="upstream: kv-cache-tester; strict: AIPerf, AISimulate.")
-    ] = Profile.UPSTREAM,
-    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens a block; default the store's.")] = None,
+        Profile | None,
+        typer.Option("--profile", help="Of trace JSON; upstream: kv-cache-tester; strict: AIPerf, AISimulate."),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option("--block-size", help="Tokens a block; default mooncake 512, bailian 16, others the input's."),
+    ] = None,
     min_requests: Annotated[int, typer.Option("--min-requests", min=1, help="Leave out smaller traces.")] = 1,
     split_at_gap: Annotated[
         float | None, typer.Option("--split-at-gap", help="Split where nothing ran for SECONDS: _s1, _s2 ...")
     ] = None,
     subagents: Annotated[bool, typer.Option("--subagents/--no-subagents", help="Include sub-agents.")] = True,
     conversation_id: Annotated[
-        list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
+        list[str] | None, typer.Option("--conversation-id", help="Only this conversation or trace; may be repeated.")
     ] = None,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", help="trace_NNNN and agent_NNN instead of ids, no times of day.")
     ] = False,
     hash_ids: Annotated[
         HashIdScope | None,
-        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; upstream global, strict local."),
+        typer.Option("--hash-ids", help="Number blocks over all traces, or in each; strict, agentic-mooncake: local."),
     ] = None,
     absolute_timestamps: Annotated[
-        bool, typer.Option("--absolute-timestamps", help="ISO 8601 times beside the relative seconds.")
+        bool, typer.Option("--absolute-timestamps", help="Times of day beside relative seconds: trace, parquet.")
     ] = False,
+    sessions: Annotated[
+        bool, typer.Option("--sessions/--no-sessions", help="Mooncake rows say their session and delay.")
+    ] = True,
+    nested_times: Annotated[
+        NestedTimes, typer.Option("--nested-times", help="Of --from-traces: what t inside sub-agents counts from.")
+    ] = NestedTimes.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Write traces as JSON, one file a conversation."""
-    from kv_pipeline.cli.export import export_command
+    """Write traces for replay tools and simulators: trace JSON, Mooncake, Bailian, libCacheSim, Parquet.
 
+    Exit code 0: all input was used. 1: some was left out, and the summary says which. 2: usage.
+    """
+    from kv_pipeline.cli.export import ExportInput, export_command
+
+    if profile is not None and format is not Format.TRACE:
+        raise UsageError(f"Profiles are those of trace JSON; {format} has none. Leave out --profile.")
     wanted = ExportOptions(
-        profile=profile,
+        format=format,
+        profile=profile or Profile.UPSTREAM,
         hash_ids=hash_ids,
         block_size=block_size,
         min_requests=min_requests,
@@ -225,8 +267,33 @@ def export(
         with_subagents=subagents,
         anonymize=anonymize,
         absolute_timestamps=absolute_timestamps,
+        with_sessions=sessions,
     )
-    export_command(store, out, wanted, conversation_id, as_json=as_json)
+    source = ExportInput(store, from_traces, nested_times, conversation_id)
+    if export_command(source, out, wanted, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(
+    epilog="Examples:  kv-pipeline inspect trace.json   |   kv-pipeline inspect traces --for aiperf   |   "
+    "kv-pipeline inspect mooncake.jsonl --json"
+)
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Trace files in any format, or folders of them.")],
+    consumer: Annotated[
+        Consumer | None, typer.Option("--for", help="Only this reader; exit code 1 unless all files are valid for it.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Show only the first N problems a reader.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in trace files, which readers take them, and if not, where and why.
+
+    Exit code 0: every file is valid for some reader, or for the one named. 1: some is not. 2: usage.
+    """
+    from kv_pipeline.cli.inspect import inspect_command
+
+    if not inspect_command(paths, consumer, limit, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @app.command(
@@ -267,6 +334,60 @@ def analyze(
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
+@app.command(epilog="Examples:  kv-pipeline purge --older-than 30   |   kv-pipeline purge --all --user ada")
+def purge(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Content that no request of the last DAYS contains.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All content, however new.")] = False,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's content.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove content from the store; traces, reports and everything else that was made of it stay."""
+    from kv_pipeline.cli.retention import purge_command
+
+    purge_command(store, inbox, older_than, user, everything=everything, as_json=as_json)
+
+
+@app.command(epilog="Example:  kv-pipeline forget ada --exports traces --exports reports")
+def forget(
+    user: Annotated[str, typer.Argument(help="User to remove, as `kv-pipeline list` names them.")],
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    exports: Annotated[
+        list[Path] | None, typer.Option("--exports", help="Folder of traces or reports; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove one user from every table, from Dagster's history, and from exports.
+
+    Exit code 1: something of them is left where this command doesn't reach, such as the landing folder; it says what.
+    """
+    from kv_pipeline.cli.retention import forget_command
+
+    if forget_command(store, inbox, user, exports or [], as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
+@app.command(name="rotate-salt", epilog="Example:  kv-pipeline rotate-salt --inbox INBOX --store STORE")
+def rotate_salt(
+    store: StoreOption = DEFAULT_STORE,
+    inbox: InboxOption = DEFAULT_INBOX,
+    drop_lost: DropLostOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the store's salt and make everything again from the landing folder.
+
+    With KV_PIPELINE_SALT, set it to the new salt first. Exit code 1: something could not be made again.
+    """
+    from kv_pipeline.cli.retention import rotate_command
+
+    if rotate_command(store, inbox, drop_lost=drop_lost, as_json=as_json):
+        raise typer.Exit(EXIT_LEFT_OUT)
+
+
 @app.command(epilog="Example:  kv-pipeline demo --out data/landing")
 def demo(
     out: Annotated[
@@ -294,6 +415,9 @@ def report(
         list[str] | None, typer.Option("--conversation-id", help="Only this conversation; may be repeated.")
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="The main figures as pictures, too.")] = False,
+    content_reuse: Annotated[
+        bool, typer.Option("--content-reuse", help="Count tokens seen before elsewhere in a prompt, too; takes longer.")
+    ] = False,
     text: Annotated[bool, typer.Option("--text", help="Print the statistics as text.")] = False,
     prices: PricesOption = None,
     kv_model: Annotated[
@@ -308,7 +432,7 @@ def report(
         raise UsageError("--json and --text exclude each other; `kv-pipeline validate --json` has rates for machines.")
     from kv_pipeline.cli.report import options_of, report_command
 
-    options = options_of(prices, kv_model, with_png=png)
+    options = options_of(prices, kv_model, with_png=png, with_content_reuse=content_reuse)
     report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
 
 

@@ -34,13 +34,13 @@ def report_command(
         (_print_json if as_json else _print)(result)
 
 
-def options_of(prices: Path | None, kv_model: str | None, *, with_png: bool) -> ReportOptions:
+def options_of(prices: Path | None, kv_model: str | None, *, with_png: bool, with_content_reuse: bool) -> ReportOptions:
     """Options as given on the command line.
 
     Raises:
         UsageError: The price file can't be used, or the model is not known.
     """
-    options = ReportOptions(load_prices(prices), kv_model or DEFAULT_KV_MODEL, with_png)
+    options = ReportOptions(load_prices(prices), kv_model or DEFAULT_KV_MODEL, with_png, with_content_reuse)
     options.kv_bytes_per_token  # noqa: B018  (an unknown model is told at once)
     return options
 

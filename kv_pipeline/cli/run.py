@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
+from kv_pipeline.cli.display import console, is_narrow, print_json, print_table, showing_progress
 from kv_pipeline.reports.summary import (
     conversation_summary,
     not_traced,
@@ -16,36 +17,55 @@ from kv_pipeline.reports.summary import (
     users_without_conversations,
 )
 from kv_pipeline.runner import Inputs, RunOutcome, bring_up_to_date
+from kv_pipeline.steps.renew import empty
 from kv_pipeline.store import Store
 
 SHOWN_NOTICES = 20
 _COLUMNS = [
     ("conversation_id", "conversation"), ("n_requests", "requests"), ("n_subagents", "sub-agents"),
     ("prompt_tokens", "tokens"), ("simulated_hit_rate", "simulated"), ("lifetime", "lifetime"),
-    ("billed_hit_rate", "billed"), ("difference_points", "difference"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("predicted_hit_rate", "predicted"),
+    ("exact_share", "exact"),
 ]  # fmt: skip
+_SHORT_SESSION = 8
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
-    "simulated: blocks model, scope conversation."
+    "simulated: blocks model, scope conversation; predicted: API model; exact: of the requests that use caching, "
+    "the share whose read it predicts to the token."
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run.
+
+    Attributes:
+        block_size: Tokens a block of a new store.
+        keep_billing_header: Whether a new store hashes billing headers as sent.
+        verify: Read every file of the store first.
+        rebuild: Make everything again.
+        drop_lost: Rebuild although recordings that are no longer there are lost.
+    """
+
+    block_size: int | None = None
+    keep_billing_header: bool | None = None
+    verify: bool = False
+    rebuild: bool = False
+    drop_lost: bool = False
+
+
 def run_command(
-    inbox: Path,
-    paths: tuple[Path, ...],
-    store_path: Path,
-    *,
-    block_size: int | None,
-    keep_billing_header: bool | None,
-    as_json: bool,
-) -> bool:
+    inbox: Path, paths: tuple[Path, ...], store_path: Path, options: RunOptions, *, as_json: bool
+) -> bool:  # fmt: skip
     """Bring a store up to date and print what it holds; returns whether some input was left out."""
     started = time.monotonic()
     inputs = Inputs(inbox, paths)
-    inputs.landing()  # a wrong path should not make a store
-    store = Store.open(store_path, block_size=block_size, keep_billing_header=keep_billing_header)
+    landing = inputs.landing()  # a wrong path should not make a store
+    if options.rebuild:
+        empty(store_path, landing, drop_lost=options.drop_lost, on_wait=say_waiting)
+    store = Store.open(store_path, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
     with showing_progress():
-        outcome = bring_up_to_date(store, inputs, on_wait=say_waiting)
+        outcome = bring_up_to_date(store, inputs, on_wait=say_waiting, verify_all=options.verify)
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)
     return outcome.has_left_out
@@ -58,13 +78,31 @@ def say_waiting() -> None:
 
 def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     out = console()
-    print_table("Conversations", conversation_summary(store), _COLUMNS, caption=DEFINITION)
+    summary = conversation_summary(store)
+    print_table("Conversations", _shortened(summary) if is_narrow() else summary, _COLUMNS, caption=DEFINITION)
     _print_not_traced(store)
     print_notices(outcome.skipped)
     made = ", ".join(f"{asset} {n}" for asset, n in outcome.recomputed.items())
     out.print(f"Recomputed partitions: {made}." if made else "Everything was up to date.")
+    _print_absent(outcome)
     out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
-    out.print("Next: kv-pipeline validate | kv-pipeline export --out DIR | dagster dev -w workspace.yaml")
+    out.print("Next: kv-pipeline report --out DIR | kv-pipeline monitor | kv-pipeline export --out DIR", soft_wrap=True)
+    out.print("      kv-pipeline validate | dagster dev -w workspace.yaml")
+
+
+def _shortened(summary: pl.DataFrame) -> pl.DataFrame:
+    """Conversations as short as `export --conversation-id` takes them."""
+    user, session = (pl.col("conversation_id").str.split("/").list.get(part) for part in (0, -1))
+    return summary.with_columns(conversation_id=user + "/" + session.str.slice(0, _SHORT_SESSION))
+
+
+def _print_absent(outcome: RunOutcome) -> None:
+    out = console()
+    if outcome.quarantined:
+        out.print(f"Damaged files of the store were moved to quarantine/ and made again: {len(outcome.quarantined)}.")
+    if outcome.not_in_landing:
+        n_gone = len(outcome.not_in_landing)
+        out.print(f"No longer in the landing folder, kept in the store: {n_gone} recordings. --json names them.")
 
 
 def _print_not_traced(store: Store) -> None:
@@ -107,6 +145,8 @@ def _print_json(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
             "requests_not_traced": not_traced(store).to_dicts(),
             "recovered_conversations": recovered_conversations(store).to_dicts(),
             "users_without_conversations": users_without_conversations(store),
+            "quarantined": outcome.quarantined,
+            "not_in_landing": outcome.not_in_landing,
             "notices": outcome.skipped.to_dicts(),
         }
     )

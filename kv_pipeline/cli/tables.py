@@ -37,14 +37,14 @@ _DEFINITION = (
 
 
 _API_COLUMNS = [
-    ("n_requests", "requests"), ("predicted_hit_rate", "predicted"), ("billed_hit_rate", "billed"),
-    ("difference_points", "difference"), ("exact_share", "exact"),
+    ("n_requests", "requests"), ("n_caching", "caching"), ("predicted_hit_rate", "predicted"),
+    ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("exact_share", "exact"),
 ]  # fmt: skip
 _CONVERSATION = ("conversation_id", "conversation")
 _API_TABLES: dict[str, list[str]] = {"conversations": ["conversation_id"], "models": ["model"], "fleet": []}
 _API_DEFINITION = (
-    "API model, of requests that use caching. rate = cache read / billed prompt tokens; difference in percentage "
-    "points; exact: share of requests whose billed read is predicted to the token."
+    "API model. rate = cache read / billed prompt tokens; difference in percentage points; exact: of the requests "
+    "that use caching, the share whose billed read is predicted to the token."
 )
 
 

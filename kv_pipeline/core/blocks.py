@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, chain_block_hashes
+from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, block_hash, chain_block_hashes
 from kv_pipeline.core.sections import Key, Piece, RequestSegments, SectionTokenizer, section_run
 
 NO_REQUEST: Final = -1
@@ -60,6 +60,7 @@ class RequestBlocks(NamedTuple):
         prefix_request: Number of the earlier request with the longest shared prefix, `NO_REQUEST` if none.
         shared_blocks: Blocks shared with it.
         new_hashes: Hashes of the n_blocks - shared_blocks blocks that no earlier request of the tree had.
+        tail_hash: Hash of the tokens behind the last full block, chained like a block's; None if there are none.
     """
 
     tools_tokens: int
@@ -69,6 +70,7 @@ class RequestBlocks(NamedTuple):
     prefix_request: int
     shared_blocks: int
     new_hashes: list[bytes]
+    tail_hash: bytes | None
 
 
 class BlockTree:
@@ -162,4 +164,11 @@ class BlockTree:
         self._n_requests += 1
         tools, system, messages = (end - start for start, end in itertools.pairwise(section_ends))
         n_blocks = walk.node.n_blocks
-        return RequestBlocks(tools, system, messages, n_blocks, prefix_request, n_blocks - len(new), new)
+        tail = self._tail_hash(walk.node)
+        return RequestBlocks(tools, system, messages, n_blocks, prefix_request, n_blocks - len(new), new, tail)
+
+    def _tail_hash(self, node: _Node) -> bytes | None:
+        """Never that of a full block: both hash all their tokens, and a tail has fewer."""
+        if not len(node.unfinished):
+            return None
+        return block_hash(self._salt, node.parent_hash, node.unfinished.astype("<u4", copy=False).tobytes())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -106,20 +107,40 @@ def fleet_reuse(
 ) -> Reuse:
     """Reuse among conversations that share one cache a model.
 
-    Requests are interleaved by the clock; if some conversation's clock is not known, as if all began at once.
-
     Args:
         conversations: All of one block size.
         prefill_lifetimes_s: Finite lifetimes for which to count how often each block was computed.
     """
-    numbers, n_blocks = _shared_numbers(conversations)
+    fleet = fleet_uses(conversations)
     return measure_reuse(
-        _interleaved(conversations, numbers),
-        n_blocks,
+        fleet.uses,
+        fleet.n_blocks,
         block_size=conversations[0].block_size if conversations else 0,
         prompt_tokens=sum(int(conversation.prompt_tokens.sum()) for conversation in conversations),
         lifetimes_s=prefill_lifetimes_s,
     )
+
+
+class FleetUses(NamedTuple):
+    """Requests of several conversations as caches see them.
+
+    Attributes:
+        uses: By time; at one time in the order of the conversations.
+        n_blocks: Block numbers are below this.
+        order: Shape (requests,): of each use its place among the requests, conversation after conversation.
+    """
+
+    uses: Iterator[Use]
+    n_blocks: int
+    order: Ints
+
+
+def fleet_uses(conversations: Sequence[ConversationBlocks]) -> FleetUses:
+    """Requests interleaved by the clock; if some conversation's clock is not known, as if all began at once."""
+    numbers, n_blocks = _shared_numbers(conversations)
+    times_s = _common_times_s(conversations)
+    order = np.argsort(np.concatenate([np.empty(0), *times_s]), kind="stable")
+    return FleetUses(_interleaved(conversations, numbers, times_s, order), n_blocks, order)
 
 
 def _shared_numbers(conversations: Sequence[ConversationBlocks]) -> tuple[list[BlockNumbers], int]:
@@ -139,17 +160,20 @@ def _shared_numbers(conversations: Sequence[ConversationBlocks]) -> tuple[list[B
     return numbers, n_blocks
 
 
-def _interleaved(conversations: Sequence[ConversationBlocks], numbers: Sequence[BlockNumbers]) -> Iterator[Use]:
-    """All requests by time; at one time in the order of the conversations."""
+def _common_times_s(conversations: Sequence[ConversationBlocks]) -> list[Floats]:
     starts_s = [conversation.starts_at_s for conversation in conversations]
     known = [start_s for start_s in starts_s if start_s is not None]
     offsets_s = known if len(known) == len(starts_s) else [0.0] * len(starts_s)
-    times_s = [conversation.times_s + start for conversation, start in zip(conversations, offsets_s, strict=True)]
+    return [conversation.times_s + start for conversation, start in zip(conversations, offsets_s, strict=True)]
+
+
+def _interleaved(
+    conversations: Sequence[ConversationBlocks], numbers: Sequence[BlockNumbers], times_s: list[Floats], order: Ints
+) -> Iterator[Use]:
     owners = np.repeat(np.arange(len(conversations)), [len(times) for times in times_s])
-    all_times_s = np.concatenate([np.empty(0), *times_s])
     requests = [
         zip(c.models, times.tolist(), c.paths(), strict=True) for c, times in zip(conversations, times_s, strict=True)
     ]
-    for owner in owners[np.argsort(all_times_s, kind="stable")].tolist():
+    for owner in owners[order].tolist():
         model, time_s, path = next(requests[owner])
         yield Use(model, time_s, numbers[owner][path])

@@ -269,6 +269,8 @@ def _frames(rows: pl.DataFrame, threads: dict[int, Thread], agents: list[_Agent]
         .with_columns(
             line=2 * pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("session_id", "agent_id"),
             answered_at=pl.col("requested_at_utc").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"),
+            cache_miss_reason=pl.lit(None, pl.String),  # the recording itself says it, in raw_requests
+            cache_missed_input_tokens=pl.lit(None, pl.Int64),
             is_compacted=pl.col("place").is_in(sorted(compacted)),
         )
     )

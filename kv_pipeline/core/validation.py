@@ -6,13 +6,13 @@ hit rate = read / (input + read + creation), over tokens; predicted: hit tokens 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import merge
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from kv_pipeline.core.conversation_blocks import fleet_uses, stored_conversation
 from kv_pipeline.core.paths import BlockNumbers, block_paths
 from kv_pipeline.core.simulate import LIFETIMES_S, Use, prefix_hit_blocks
 from kv_pipeline.schemas.blocks import VALIDATION_REPORT, VALIDATION_SUMMARY
@@ -70,37 +70,14 @@ def shared_hits(conversations: Iterable[pl.DataFrame], scope: str) -> pl.DataFra
     frames = [frame for frame in conversations if frame.height]
     if not frames:
         return pl.DataFrame(schema={"conversation_id": pl.String, "request_index": pl.UInt32} | _HIT_SCHEMA)
-    numbers, n_blocks = _shared_numbers(frames)
-    streams = [_uses(index, frame, shared) for index, (frame, shared) in enumerate(zip(frames, numbers, strict=True))]
-    order: list[tuple[int, int]] = []
-    hits = prefix_hit_blocks(_noting(merge(*streams, key=lambda item: item[0]), order), n_blocks)
-    offsets = np.cumsum([0, *(frame.height for frame in frames)])
+    fleet = fleet_uses([stored_conversation(frame, block_size=1) for frame in frames])  # hits are counted in blocks
+    hits = prefix_hit_blocks(fleet.uses, fleet.n_blocks)
     in_order = np.empty_like(hits)
-    in_order[[offsets[conversation] + row for conversation, row in order]] = hits
+    in_order[fleet.order] = hits
     return _hit_rows(pl.concat(frame.select("conversation_id", "request_index") for frame in frames), scope, in_order)
 
 
 _HIT_SCHEMA: Final = {"scope": pl.String, "lifetime": pl.String, "hit_blocks": pl.UInt32}
-_Ordered = tuple[tuple[float, int, int], Use]
-
-
-def _shared_numbers(frames: list[pl.DataFrame]) -> tuple[list[BlockNumbers], int]:
-    """Per conversation the shared number of each of its blocks, and how many there are."""
-    hashes = [frame["new_block_hashes"].explode().drop_nulls().to_numpy() for frame in frames]
-    distinct, numbers = np.unique(np.concatenate(hashes), return_inverse=True)
-    return np.split(numbers, np.cumsum([len(part) for part in hashes])[:-1]), len(distinct)
-
-
-def _uses(conversation: int, blocks: pl.DataFrame, shared: BlockNumbers) -> Iterator[_Ordered]:
-    rows = zip(_times_s(blocks), blocks["model"].to_list(), conversation_paths(blocks), strict=True)
-    for row, (time_s, model, path) in enumerate(rows):
-        yield (time_s, conversation, row), Use(model, time_s, shared[path])
-
-
-def _noting(uses: Iterable[_Ordered], order: list[tuple[int, int]]) -> Iterator[Use]:
-    for (_, conversation, row), use in uses:
-        order.append((conversation, row))
-        yield use
 
 
 def _times_s(blocks: pl.DataFrame) -> list[float]:

@@ -4,6 +4,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Optional
 
 import dagster as dg
 import polars as pl
@@ -17,13 +18,13 @@ from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range, k
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.errors import InputError, StoreError
 from kv_pipeline.reports.pictures import summary_markdown
-from kv_pipeline.schemas import blocks, requests
+from kv_pipeline.schemas import blocks, explanations, requests
 from kv_pipeline.schemas import conversations as conversation_tables
 from kv_pipeline.steps import conversations as steps
 from kv_pipeline.steps import plan, versions
 from kv_pipeline.steps.databases import index_database, ingest_database
-from kv_pipeline.steps.fleet import roll_up
-from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user
+from kv_pipeline.steps.fleet import FLEET, roll_up
+from kv_pipeline.steps.index import INDEX_MODELS, conversations, index_user, user_databases
 from kv_pipeline.store import Store
 
 
@@ -98,6 +99,7 @@ class IndexConfig(dg.Config):
     """What to index."""
 
     all_users: bool = Field(default=False, description="Index every user again, not only those with changes.")
+    users: Optional[list[str]] = Field(default=None, description="Of those with changes only these; all if not given.")  # noqa: UP045
 
 
 @dg.asset(
@@ -121,7 +123,8 @@ def conversation_index(
     The columns below are those of the table of conversations.
     """
     store, landing = pipeline.open_store(), pipeline.landing()
-    users = landing.users if config.all_users else plan.stale_users(store, landing)
+    stale = landing.users if config.all_users else plan.stale_users(store, landing)
+    users = [user for user in stale if config.users is None or user in config.users]
     advance = progress.counter("conversation_index", len(users))
     notices = Counter(skip.reason for skip in landing.skips)
     for user in users:
@@ -135,6 +138,7 @@ def conversation_index(
             "dagster/row_count": known.height,
             "users_indexed": len(users),
             "conversations_to_make": len(to_make),
+            "recordings_not_in_landing": len(plan.not_in_landing(store, landing)),
             **notice_counts(notices),
         },
         check_results=[checks.schema_result(store, INDEX_MODELS, indexed), checks.answers_found(known)],
@@ -220,6 +224,7 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
     keys = _indexed(store, keys_of_run(context))
     made = steps.validate_conversations(store, keys, progress.counter("validation_report", len(keys)))
     summary = roll_up(store)
+    users = sorted({key.partition("/")[0] for key in keys})
     report = store.read(blocks.VALIDATION_REPORT, keys)
     if summary.height:
         # On one partition, the run's last: Dagster repeats what a result says in the event of every partition.
@@ -231,7 +236,15 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
             "fleet_conversations": summary["conversation_id"].n_unique(),
         },
         check_results=[
-            checks.schema_result(store, [blocks.VALIDATION_REPORT], keys),
+            checks.schema_result(
+                store,
+                [blocks.VALIDATION_REPORT],
+                keys,
+                (blocks.VALIDATION_SUMMARY, [FLEET]),
+                (explanations.CACHE_REPORT, users),
+                (explanations.WHAT_IF, users),
+                (explanations.CONTENT_BLOCKS, [key for user in users for key in user_databases(store, user)]),
+            ),
             checks.billed_ratio(report),
             checks.hits_within_input(report),
         ],

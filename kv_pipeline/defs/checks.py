@@ -33,12 +33,24 @@ def quality_spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(name, asset=asset, description=description)
 
 
-def schema_result(store: Store, models: Sequence[pa.DataFrameSchema], partitions: Sequence[str]) -> dg.AssetCheckResult:
-    """Read partitions back and check them."""
+def schema_result(
+    store: Store,
+    models: Sequence[pa.DataFrameSchema],
+    partitions: Sequence[str],
+    *others: tuple[pa.DataFrameSchema, Sequence[str]],
+) -> dg.AssetCheckResult:
+    """Read partitions back and check them.
+
+    Args:
+        store: The store.
+        models: Tables with these partitions.
+        partitions: Their keys.
+        others: Tables of the asset that are partitioned otherwise, each with its keys.
+    """
     n_rows = 0
     try:
-        for model in models:
-            n_rows += judge(model, store.read(model, partitions)).height
+        for model, keys in [*((model, partitions) for model in models), *others]:
+            n_rows += judge(model, store.read(model, keys)).height
     except StoreError as error:
         return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=False, metadata={"problem": str(error)})
     return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=True, metadata={"rows_checked": n_rows})

@@ -24,7 +24,7 @@ def open_instance(store: Path) -> dg.DagsterInstance:
     The files are those that the repository's dagster.yaml names for the default store, so the UI started there shows
     what the command line materialized.
     """
-    home = Path(os.environ.get(HOME_VARIABLE) or store / "dagster").resolve()
+    home = home_of(store)
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     with (home / ".lock").open("w") as lock:
@@ -35,6 +35,11 @@ def open_instance(store: Path) -> dg.DagsterInstance:
             temporary.write_text(json.dumps(_configuration(home), indent=1))  # JSON is YAML
             temporary.replace(config)
         return dg.DagsterInstance.from_config(str(home))
+
+
+def home_of(store: Path) -> Path:
+    """Folder of the instance for a store."""
+    return Path(os.environ.get(HOME_VARIABLE) or store / "dagster").resolve()
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:

@@ -16,6 +16,7 @@ from kv_pipeline.store import Store
 
 DEFAULT_INBOX: Final = "data/landing"
 DEFAULT_STORE: Final = "data/store"
+DEFAULT_SETTLE_S: Final = 60.0
 
 
 def _inbox() -> str:
@@ -24,6 +25,10 @@ def _inbox() -> str:
 
 def _store() -> str:
     return os.environ.get("KV_PIPELINE_STORE", DEFAULT_STORE)
+
+
+def _settle_s() -> float:
+    return float(os.environ.get("KV_PIPELINE_SETTLE_S", DEFAULT_SETTLE_S))
 
 
 class PipelineResource(dg.ConfigurableResource[Any]):
@@ -35,6 +40,11 @@ class PipelineResource(dg.ConfigurableResource[Any]):
 
     inbox: str = Field(default_factory=_inbox, description="Landing folder, one folder per user in it.")
     store: str = Field(default_factory=_store, description="Folder of the store.")
+    settle_s: float = Field(
+        default_factory=_settle_s,
+        ge=0,
+        description="Seconds that a file must not have changed for the sensor.",
+    )
     paths: list[str] = Field(default=[], description="Databases and transcript folders, instead of an inbox.")
 
     def landing(self) -> Landing:

@@ -4,10 +4,13 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import dagster as dg
+import msgspec
 
 from kv_pipeline.defs.jobs import JOBS, index_conversations, ingest_databases, make_conversations
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
@@ -18,6 +21,7 @@ from kv_pipeline.steps import plan
 from kv_pipeline.steps.conversations import fingerprint_of
 from kv_pipeline.steps.databases import database_fingerprint
 from kv_pipeline.steps.index import conversations, user_fingerprint
+from kv_pipeline.steps.settled import Settled, settled
 from kv_pipeline.store import Store
 
 INTERVAL_S: Final = 30
@@ -25,7 +29,9 @@ DESCRIPTION: Final = """Requests runs for what is new or changed in the landing 
 
 Databases are registered as partitions; then the index, which registers conversations; then the conversations.
 Each is requested once per state of its inputs, so what failed is not tried again until they change; reset the
-cursor to try at once. While a run is working on the store the sensor waits.
+cursor to try at once. While a run is working on the store the sensor waits. Files that changed in the last
+KV_PIPELINE_SETTLE_S seconds (60) are left for later, and so are databases that are incomplete or locked; users'
+transcripts that never stand still are taken every night. Recordings that left the folder are told in its log.
 """
 
 
@@ -36,16 +42,45 @@ class _Work(NamedTuple):
         job: Name of the job.
         partitions: List of partitions that the keys belong to; None if the job has none.
         fingerprints: Key to fingerprint of its inputs.
+        config: Configuration of its run.
     """
 
     job: str
     partitions: dg.DynamicPartitionsDefinition | None
     fingerprints: Mapping[str, object]
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def digest(self) -> str:
         """Changes when there is something else to do."""
         return hashlib.blake2b(json.dumps(dict(self.fingerprints)).encode(), digest_size=16).hexdigest()
+
+
+class _Cursor(NamedTuple):
+    """What the sensor remembers.
+
+    Attributes:
+        asked: Job to digest of what it was last asked to do.
+        seen: As `settled` returns.
+        gone: Recordings that are known to have left the landing folder.
+    """
+
+    asked: dict[str, str]
+    seen: dict[str, tuple[str, float]]
+    gone: list[str]
+
+    @classmethod
+    def read(cls, text: str | None) -> "_Cursor":
+        """From the instance; a cursor of an earlier version, or none, knows nothing."""
+        try:
+            return cls(**msgspec.json.decode(text or "", type=dict[str, Any]))
+        except (msgspec.MsgspecError, TypeError):
+            return cls({}, {}, [])
+
+    @property
+    def text(self) -> str:
+        """As kept by the instance."""
+        return json.dumps(self._asdict())
 
 
 class _Busy(Exception):  # noqa: N818 - a state, not an error
@@ -61,43 +96,71 @@ class _Busy(Exception):  # noqa: N818 - a state, not an error
 def landing_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
     """Request the next job that has something to do; see `DESCRIPTION`."""
     try:
-        landing, store = pipeline.landing(), pipeline.open_store()
+        cursor = _Cursor.read(context.cursor)
+        found, store = pipeline.landing(), pipeline.open_store()
+        look = settled(found, cursor.seen, time.time(), pipeline.settle_s)
         with store.writing(on_wait=_give_up):
-            return _request(context, list(_to_do(store, landing)))
+            cursor = cursor._replace(seen=look.seen, gone=_told_gone(context, store, found, cursor.gone))
+            return _request(context, cursor, look.waiting, list(_to_do(store, found, look)))
     except UsageError:
         return dg.SensorResult(skip_reason="There is no landing folder.")
     except _Busy:
         return dg.SensorResult(skip_reason="A run is working on the store.")
 
 
-def _request(context: dg.SensorEvaluationContext, to_do: Sequence[_Work]) -> dg.SensorResult:
+def _request(
+    context: dg.SensorEvaluationContext, cursor: _Cursor, waiting: Sequence[str], to_do: Sequence[_Work]
+) -> dg.SensorResult:
     """Request the first work that was not requested yet; what is up to date again may be requested again."""
-    asked = json.loads(context.cursor or "{}")
-    pending = {work.job: work.digest for work in to_do if asked.get(work.job) == work.digest}
+    pending = {work.job: work.digest for work in to_do if cursor.asked.get(work.job) == work.digest}
     work = next((work for work in to_do if work.job not in pending), None)
     if work is None:
-        reason = f"Requested already: {', '.join(pending)}." if pending else "Everything is up to date."
-        return dg.SensorResult(skip_reason=reason, cursor=json.dumps(pending))
+        return dg.SensorResult(skip_reason=_reason(pending, waiting), cursor=cursor._replace(asked=pending).text)
     tags = claim_range(context.instance, work.partitions, list(work.fingerprints)) if work.partitions else {}
-    cursor = json.dumps(pending | {work.job: work.digest})
-    return dg.SensorResult([dg.RunRequest(job_name=work.job, tags=tags)], cursor=cursor)
+    asked = pending | {work.job: work.digest}
+    return dg.SensorResult([_run_request(work, tags)], cursor=cursor._replace(asked=asked).text)
+
+
+def _run_request(work: _Work, tags: Mapping[str, str]) -> dg.RunRequest:
+    return dg.RunRequest(job_name=work.job, tags=tags, run_config=dict(work.config))
+
+
+def _reason(pending: Mapping[str, str], waiting: Sequence[str]) -> str:
+    reasons = [f"Requested already: {', '.join(pending)}."] if pending else []
+    if waiting:
+        reasons.append(f"Still changing, or too new: {len(waiting)} recordings or users' transcripts.")
+    return " ".join(reasons) or "Everything is up to date."
+
+
+def _told_gone(context: dg.SensorEvaluationContext, store: Store, landing: Landing, known: Sequence[str]) -> list[str]:
+    """Recordings that left the landing folder; those that are news are logged."""
+    gone = plan.not_in_landing(store, landing)
+    news = sorted(set(gone) - set(known))
+    if news:
+        context.log.info(
+            f"{len(news)} recordings are no longer in the landing folder and stay in the store: {', '.join(news[:5])}"
+        )
+    return gone
 
 
 def _give_up() -> None:
     raise _Busy
 
 
-def _to_do(store: Store, landing: Landing) -> Iterator[_Work]:
-    databases = {key: database_fingerprint(landing.databases[key]) for key in plan.stale_databases(store, landing)}
+def _to_do(store: Store, landing: Landing, look: Settled) -> Iterator[_Work]:
+    there = look.landing
+    databases = {key: database_fingerprint(there.databases[key]) for key in plan.stale_databases(store, there)}
     if databases:
         yield _Work(ingest_databases.name, DATABASES, databases)
     users = {
         user: user_fingerprint(store, user, plan.transcripts_of(landing, user))
         for user in plan.stale_users(store, landing)
+        if user not in landing.transcripts or user in there.transcripts
     }
     obsolete = dict.fromkeys(plan.obsolete_conversations(store))
     if users or obsolete:
-        yield _Work(index_conversations.name, None, users | obsolete)
+        config = {"ops": {"conversation_index": {"config": {"users": sorted(users)}}}}
+        yield _Work(index_conversations.name, None, users | obsolete, config)
     known = dict(conversations(store).select("conversation_id", "fingerprint").iter_rows())
     changed = {
         key: [fingerprint_of(table, known[key]) for table in plan.CONVERSATION_TABLES]

@@ -7,7 +7,7 @@ import polars as pl
 from kv_pipeline.core.hashing import HASH_SCHEME
 from kv_pipeline.core.tokenizer import TOKENIZER_NAME
 from kv_pipeline.export.options import ExportOptions
-from kv_pipeline.export.trace_json import Json
+from kv_pipeline.export.pieces import Json
 from kv_pipeline.schemas.blocks import VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import UNINDEXED_REQUESTS
 from kv_pipeline.store import Store

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from kv_pipeline.export.options import ExportOptions, Profile
+from kv_pipeline.export.pieces import MAIN_AGENT, Json
 
-Json = dict[str, Any]
-
-MAIN_AGENT: Final = "main"
 _TIME_DIGITS: Final = 6
 _STATUSES: Final = ("completed", "async_launched")
 

@@ -13,10 +13,10 @@ from kv_pipeline.reports.figures.figure import Figure
 from kv_pipeline.reports.frames.curves import curve_frames, working_set_frame
 from kv_pipeline.reports.frames.money import causes
 from kv_pipeline.reports.frames.requests import Conversation
-from kv_pipeline.reports.frames.sums import phase_frame, totals
+from kv_pipeline.reports.frames.sums import phase_frame, totals, unpriced_models
 from kv_pipeline.reports.frames.timeline import block_rectangles
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
-from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, duration
+from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, duration, money_note
 from kv_pipeline.reports.tiles import tiles
 
 LINKED: Final = (
@@ -144,9 +144,9 @@ def conversation_frames(
     names = requests.select("request_index", "agent")
     names_of_agents = requests.select("agent_id", "agent").unique()
     return {
-        "requests": requests.select(_SHOWN).with_columns(
-            cause=pl.when(pl.col("lost_tokens") > 0).then(pl.col("cause").str.replace_all("_", " "))
-        ),
+        "requests": requests.join(_section_ends(conversation), on="request_index", maintain_order="left")
+        .select(*_SHOWN, "tools_end_block", "system_end_block")
+        .with_columns(cause=pl.when(pl.col("lost_tokens") > 0).then(pl.col("cause").str.replace_all("_", " "))),
         "rectangles": rectangles.join(names, on="request_index", maintain_order="left"),
         "causes": causes(requests),
         "agents": totals(requests, ["agent"]),
@@ -156,6 +156,12 @@ def conversation_frames(
         "working_set": working_set_frame(reuse),
         **curve_frames([reuse], conversation.lifetime, kv_bytes_per_token),
     }
+
+
+def _section_ends(conversation: Conversation) -> pl.DataFrame:
+    """Per request the block positions, with fractions, where its tools and its system prompt end."""
+    tools, system = (pl.col(f"{name}_tokens") / conversation.block_size for name in ("tools", "system"))
+    return conversation.blocks.select("request_index", tools_end_block=tools, system_end_block=tools + system)
 
 
 def conversation_page(
@@ -176,7 +182,7 @@ def conversation_page(
         title=conversation.key,
         subtitle=f"{total['n_requests']:,} requests over {duration(span_s)}. Models: {models}. "
         f"Markers ask for {conversation.lifetime}.",
-        definition=DEFINITION,
+        definition=DEFINITION + money_note(unpriced_models(conversation.requests)),
         tiles=tiles(total),
         sections=_sections(capacity_note, is_explained=conversation.is_explained),
         frames=frames,

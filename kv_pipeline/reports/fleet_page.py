@@ -10,10 +10,11 @@ import polars as pl
 from kv_pipeline.reports.conversation_page import CAPACITY_TABLE, CAUSES_TABLE, CURVES, PHASES_TABLE, TTL_TABLE
 from kv_pipeline.reports.figures import fleet
 from kv_pipeline.reports.figures.figure import Figure
-from kv_pipeline.reports.frames.sums import phase_frame, totals
+from kv_pipeline.reports.frames.sums import phase_frame, totals, unpriced_models
 from kv_pipeline.reports.page.shell import Column, Page, Section, Table
-from kv_pipeline.reports.summary import with_rates
-from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY
+from kv_pipeline.reports.ratios import share
+from kv_pipeline.reports.summary import api_table, with_rates
+from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, PRIVACY, money_note
 from kv_pipeline.reports.tiles import tiles
 
 FIGURES: Final[tuple[Figure, ...]] = (
@@ -45,7 +46,8 @@ _RATES: Final = Table(
         Column("billed_hit_rate", "billed", "percent"), Column("difference_points", "difference", "points"),
         Column("share_within_one_block", "within one block", "percent"), Column("exact_share", "exact", "percent"),
     ),
-    "Rows of the API model beside those of the blocks model. Within one block, exact: share of requests predicted so.",
+    "API model: requests that use caching, over billed prompt tokens, exact: share predicted to the token. Other rows: "
+    "blocks model, over counted tokens, within one block: share predicted that closely.",
 )  # fmt: skip
 _WHAT_IF: Final = Table(
     "what_if_table", "What if", "what_if",
@@ -58,6 +60,27 @@ _WHAT_IF: Final = Table(
     ),
     "Predicted by the API model for the same requests; answers are not counted.",
 )  # fmt: skip
+
+
+_CONTENT_REUSE: Final = Table(
+    "content_reuse", "Reuse beyond prefixes", "content_reuse",
+    (
+        Column("conversation_id", "conversation"), Column("prompt_tokens", "prompt tokens", "int"),
+        Column("prefix_share", "hit as a prefix", "percent"), Column("repeated_share", "seen elsewhere", "percent"),
+        Column("new_share", "new", "percent"), Column("repeated_tokens", "seen elsewhere, tokens", "int"),
+    ),
+    "Of all prompt tokens with an unbounded cache: hit as a prefix; behind it, but within 64 tokens that the "
+    "conversation had at another position (an upper bound for caches that reuse more than prefixes); and new.",
+)  # fmt: skip
+
+
+def with_shares(reuse: pl.DataFrame) -> pl.DataFrame:
+    """CONTENT_REUSE with prefix_share, repeated_share and new_share, 0 of nothing."""
+    return reuse.with_columns(
+        prefix_share=share("prefix_hit_tokens", "prompt_tokens"),
+        repeated_share=share("repeated_tokens", "prompt_tokens"),
+        new_share=share("new_tokens", "prompt_tokens"),
+    )
 
 
 def conversation_address(key: str) -> str:
@@ -84,7 +107,7 @@ def fleet_frames(
         "conversations": by_conversation.with_columns(href=address),
         "model_rates": by_model,
         "phases": phase_frame(requests),
-        "rates": pl.concat([_api_rates(by_model), _block_rates(validation)], how="diagonal").sort(
+        "rates": pl.concat([_api_rates(requests), _block_rates(validation)], how="diagonal").sort(
             "model", "scope", "lifetime"
         ),
     }
@@ -108,7 +131,7 @@ def fleet_page(
     return Page(
         title="Prompt cache report",
         subtitle=f"{size}, {days[0]} to {days[-1]} UTC",
-        definition=DEFINITION,
+        definition=DEFINITION + money_note(unpriced_models(requests)),
         tiles=tiles(total, n_conversations),
         sections=_sections(capacity_note, is_explained=is_explained),
         frames=frames,
@@ -128,7 +151,7 @@ def _sections(capacity_note: str, *, is_explained: bool) -> tuple[Section, ...]:
         Section("What if", (fleet.WHAT_IF, _WHAT_IF)),
         Section("Predicted and billed", (_RATES,)),
         Section("Phases", (PHASES_TABLE,)),
-        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE), capacity_note),
+        Section("Reuse", (*CURVES, TTL_TABLE, CAPACITY_TABLE, _CONTENT_REUSE), capacity_note),
     )
 
 
@@ -142,14 +165,14 @@ def _block_rates(validation: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _api_rates(by_model: pl.DataFrame) -> pl.DataFrame:
-    return by_model.filter(pl.col("predicted_hit_rate").is_not_null()).select(
+def _api_rates(requests: pl.DataFrame) -> pl.DataFrame:
+    return api_table(requests, ["model"]).select(
         "model",
         "billed_hit_rate",
+        "difference_points",
         "exact_share",
+        pl.col("n_requests").cast(pl.Int64),
         scope=pl.lit(API_MODEL),
         lifetime=pl.lit("as marked"),
-        n_requests="n_billed",
         simulated_hit_rate="predicted_hit_rate",
-        difference_points="predicted_difference_points",
     )

@@ -13,6 +13,7 @@ from kv_pipeline.core.prices import PriceTable
 from kv_pipeline.errors import UsageError
 from kv_pipeline.reports.frames.money import causes, what_if
 from kv_pipeline.reports.frames.requests import all_conversations
+from kv_pipeline.reports.frames.sums import unpriced_models
 from kv_pipeline.reports.ratios import ratio
 from kv_pipeline.reports.remedies import REMEDIES, SCENARIO_OF, UNPROFITABLE
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS
@@ -116,7 +117,7 @@ def overview(events: pl.DataFrame) -> Json:
         "savings_usd": original - cached,
         "savings_rate": ratio(original - cached, original),
         "n_events_without_price": n_unpriced,
-        "models_without_price": _unpriced_models(events),
+        "models_without_price": unpriced_models(events) if events.height else [],
     }
 
 
@@ -225,12 +226,6 @@ def _scenarios(store: Store, users: Sequence[str], events: pl.DataFrame, prices:
     if events.is_empty():
         return pl.DataFrame(schema={"scenario_id": pl.String, "saved_usd": pl.Float64})
     return what_if(store.read(WHAT_IF, users), events, prices)
-
-
-def _unpriced_models(events: pl.DataFrame) -> list[str]:
-    if events.is_empty():
-        return []
-    return events.filter(pl.col("cost_usd").is_null())["model"].unique().sort().to_list()
 
 
 def _sum(events: pl.DataFrame, column: str) -> float:

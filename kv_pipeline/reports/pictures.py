@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 import polars as pl
@@ -16,6 +17,8 @@ from kv_pipeline.reports.summary import conversation_summary, validation_table
 from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.store import Store
 
+MARKDOWN_BYTES: Final = 200_000
+"""Size of pictures in metadata: Dagster keeps every run's in its database. Those that would exceed it are left out."""
 _WIDTH: Final = 760
 _SMALL_WIDTH: Final = 360
 _SMALL: Final = (fleet.MODELS, fleet.CAUSES_TOKENS, fleet.CONVERSATIONS)
@@ -59,16 +62,18 @@ def _set(signal: dict[str, Any], figure: Figure, frames: Mapping[str, pl.DataFra
 
 
 def summary_markdown(store: Store) -> str:
-    """The main figures of everything in the store as Markdown with pictures in it, about 100 KB.
+    """The main figures of everything in the store as Markdown with pictures in it, under `MARKDOWN_BYTES`.
 
-    Pictures show rates, counts and ids of conversations and models; nothing else.
+    Pictures show rates, counts and names of models, users and causes; nothing else.
     """
     frames = _summary_frames(store)
-    return "\n\n".join(
-        f"![{figure.title}](data:image/png;base64,{base64.b64encode(png(figure, frames, 1.0, _SMALL_WIDTH)).decode()})"
-        for figure in _SMALL
-        if figure.has_data(frames)
-    )
+    parts = list[str]()
+    for figure in _SMALL:
+        if figure.has_data(frames):
+            picture = base64.b64encode(png(figure, frames, 1.0, _SMALL_WIDTH)).decode()
+            parts.append(f"![{figure.title}](data:image/png;base64,{picture})")
+    sizes = accumulate(len(part) + 2 for part in parts)
+    return "\n\n".join(part for part, size in zip(parts, sizes, strict=True) if size < MARKDOWN_BYTES)
 
 
 def _summary_frames(store: Store) -> dict[str, pl.DataFrame]:

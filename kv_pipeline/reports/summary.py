@@ -43,7 +43,8 @@ def conversation_list(store: Store) -> pl.DataFrame:
 def conversation_summary(store: Store) -> pl.DataFrame:
     """One row per conversation: requests, sub-agents, tokens, simulated and billed hit rate and their difference.
 
-    The simulation is that of the blocks model with the lifetime that the conversation's markers ask for.
+    The simulation is that of the blocks model with the lifetime that the conversation's markers ask for. Beside it what
+    the API model predicts: predicted_hit_rate and exact_share, null where no request was billed.
     """
     listed = conversation_list(store)
     headline = listed.select("conversation_id", lifetime=pl.col("marked_lifetime").fill_null("5m"))
@@ -54,10 +55,15 @@ def conversation_summary(store: Store) -> pl.DataFrame:
         .group_by("conversation_id", "lifetime")
         .agg(pl.col(_SUMS).sum())
     )
+    predicted = api_table(cache_report(store), ["conversation_id"]).select(
+        "conversation_id", "predicted_hit_rate", "exact_share"
+    )
     columns = ["conversation_id", "lifetime", "prompt_tokens", "billed_prompt_tokens", "simulated_hit_rate",
                "billed_hit_rate", "difference_points"]  # fmt: skip
-    return listed.select("conversation_id", "user_id", "n_requests", "n_subagents", "n_compactions", "match_rate").join(
-        rates.select(columns), on="conversation_id", how="left", maintain_order="left"
+    return (
+        listed.select("conversation_id", "user_id", "n_requests", "n_subagents", "n_compactions", "match_rate")
+        .join(rates.select(columns), on="conversation_id", how="left", maintain_order="left")
+        .join(predicted, on="conversation_id", how="left", maintain_order="left")
     )
 
 
@@ -73,7 +79,7 @@ def validation_table(store: Store, by: list[str]) -> pl.DataFrame:
 
 
 def api_table(report: pl.DataFrame, by: list[str]) -> pl.DataFrame:
-    """The API model's predictions against the bill, of requests that use caching and were billed.
+    """The API model's predictions against the bill, of requests that were billed.
 
     The bill says how long a prompt is; the model only says how much of it is read, so both rates share a denominator.
 
@@ -82,21 +88,20 @@ def api_table(report: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         by: Columns to group by: conversation_id, model, or none for the fleet.
 
     Returns:
-        The columns of `by`, n_requests, predicted_read_tokens, billed_read_tokens, billed_prompt_tokens,
-        predicted_hit_rate, billed_hit_rate (0 to 1; 0 without tokens), difference_points, and exact_share: the share of
-        requests whose read was predicted to the token.
+        The columns of `by`, n_requests, predicted_read_tokens, billed_read_tokens, billed_prompt_tokens, n_caching,
+        predicted_hit_rate, billed_hit_rate (0 to 1; 0 without tokens), difference_points, and exact_share: of the
+        n_caching requests that use caching, those whose read was predicted to the token.
     """
     kinds = ("read", "write_5m", "write_1h", "input")
-    is_exact = pl.col("predicted_read_tokens") == pl.col("billed_read_tokens")
+    is_exact = pl.col("uses_caching") & (pl.col("predicted_read_tokens") == pl.col("billed_read_tokens"))
     sums = [
         pl.len().alias("n_requests"),
         pl.col("predicted_read_tokens", "billed_read_tokens", "billed_prompt_tokens").sum(),
+        pl.col("uses_caching").sum().alias("n_caching"),
         is_exact.sum().alias("n_exact"),
     ]
-    billed = (
-        report.filter("uses_caching")
-        .with_columns(billed_prompt_tokens=pl.sum_horizontal([f"billed_{kind}_tokens" for kind in kinds]))
-        .drop_nulls("billed_read_tokens")
+    billed = report.drop_nulls("billed_read_tokens").with_columns(
+        billed_prompt_tokens=pl.sum_horizontal([f"billed_{kind}_tokens" for kind in kinds])
     )
     rate = {name: pl.col(f"{name}_read_tokens") / pl.col("billed_prompt_tokens") for name in ("predicted", "billed")}
     grouped = billed.group_by(by).agg(sums).sort(by) if by else billed.select(sums)
@@ -104,7 +109,7 @@ def api_table(report: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         predicted_hit_rate=rate["predicted"].fill_nan(0.0),
         billed_hit_rate=rate["billed"].fill_nan(0.0),
         difference_points=((rate["predicted"] - rate["billed"]) * 100).fill_nan(0.0),
-        exact_share=(pl.col("n_exact") / pl.col("n_requests")).fill_nan(0.0),
+        exact_share=(pl.col("n_exact") / pl.col("n_caching")).fill_nan(0.0),
     ).drop("n_exact")
 
 

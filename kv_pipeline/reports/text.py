@@ -15,8 +15,8 @@ from kv_pipeline.reports.figures.curves import SCOPES
 from kv_pipeline.reports.frames.curves import fleet_curve_frames, stored
 from kv_pipeline.reports.frames.money import causes
 from kv_pipeline.reports.frames.requests import all_conversations
-from kv_pipeline.reports.frames.sums import gaps_s, growth_per_request, percentiles, totals
-from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, NOTHING, count, dollars, duration, percent
+from kv_pipeline.reports.frames.sums import gaps_s, growth_per_request, percentiles, totals, unpriced_models
+from kv_pipeline.reports.texts import DEFINITION, NOT_EXPLAINED, NOTHING, count, dollars, duration, money_note, percent
 from kv_pipeline.steps.conversations import Progress, no_progress
 from kv_pipeline.steps.selection import selected_conversations
 from kv_pipeline.store import Store
@@ -66,7 +66,7 @@ def text(found: Statistics) -> str:
     total = totals(found.requests).row(0, named=True)
     parts = [
         _heading("Prompt cache statistics"),
-        _wrapped(DEFINITION),
+        _wrapped(DEFINITION + money_note(unpriced_models(found.requests))),
         _heading("Totals"),
         _facts(_totals(total, found.requests["conversation_id"].n_unique())),
         _heading("Models"),

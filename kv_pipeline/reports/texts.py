@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 DEFINITION: Final = (
     "hit rate = cache read / (input + cache read + cache write), over tokens. Billed: the API's own counts. Simulated: "
     "blocks model, the longest prefix of blocks that somebody in the conversation used within the lifetime that its "
     "markers ask for, over counted tokens (cl100k_base). Predicted: API model with breakpoints, look-back and "
-    "lifetimes. Requests without a bill are left out of rates. Differences are in percentage points."
+    "lifetimes, over the API's tokens. Requests without a bill are left out of rates. Differences are in percentage "
+    "points."
 )
 NOT_EXPLAINED: Final = (
     "The API model and the causes of loss have not been computed for this store. Run kv-pipeline run again."
 )
 NOTHING: Final = "-"
 """Shown for a value that is not known."""
-PRIVACY: Final = "Made offline from counts, types and ids; no content of conversations is in this page."
+PRIVACY: Final = (
+    "Made offline from counts, types and ids; no content of conversations is in this page. Requests in no trace "
+    "(failed attempts, side requests, replays) are not counted."
+)
+
+
+def money_note(unpriced: Sequence[str]) -> str:
+    """What sums of money leave out."""
+    if not unpriced:
+        return ""
+    return f" No price is known of {', '.join(unpriced)}: not in any sum of money."
 
 
 def percent(share: float | None) -> str:

@@ -27,6 +27,7 @@ from kv_pipeline.schemas.conversations import CONVERSATIONS
 from kv_pipeline.schemas.explanations import WHAT_IF
 from kv_pipeline.steps.conversations import Progress, no_progress
 from kv_pipeline.steps.fleet import FLEET
+from kv_pipeline.steps.repeats import content_reuse
 from kv_pipeline.steps.selection import selected_conversations
 from kv_pipeline.store import Store
 
@@ -39,11 +40,13 @@ class ReportOptions:
         prices: Prices in force.
         kv_model: Model whose KV bytes a token turn capacities into GB; a name of kv_models.toml.
         with_png: Whether the main figures are written as pictures, too.
+        with_content_reuse: Whether to count tokens that were seen before at another position, which reads content.
     """
 
     prices: PriceTable
     kv_model: str = DEFAULT_KV_MODEL
     with_png: bool = False
+    with_content_reuse: bool = False
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -97,6 +100,7 @@ def write_reports(
 
     Raises:
         UsageError: A conversation does not exist, or the folder can't be written.
+        StoreError: Content is to be read, but was purged.
     """
     keys = selected_conversations(store, conversation_ids)
     if not keys:
@@ -149,6 +153,8 @@ def _fleet(
         "what_if": what_if(scenarios, requests, options.prices),
         **fleet_curve_frames(blocks, lifetime, options.kv_bytes_per_token),
     }
+    if options.with_content_reuse:
+        frames["content_reuse"] = fleet.with_shares(content_reuse(store).filter(mine))
     return fleet.fleet_page(
         frames, requests, options.capacity_note, is_explained=any(each.is_explained for each in shown)
     )

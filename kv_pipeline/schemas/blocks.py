@@ -40,6 +40,11 @@ TOKENIZED_BLOCKS: Final = table(
         "shared_blocks": column(pl.UInt32(), "Blocks shared with that request."),
         "agent_shared_blocks": column(pl.UInt32(), "Blocks shared with the agent's request before."),
         "new_block_hashes": column(pl.List(pl.UInt64()), "Chained hashes of the remaining blocks."),
+        "tail_hash": column(
+            pl.UInt64(),
+            "Chained hash of the tokens behind the last full block; null if there are none, or in older tables.",
+            nullable=True,
+        ),
     },
 )
 

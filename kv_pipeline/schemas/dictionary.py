@@ -53,13 +53,17 @@ def dictionary() -> str:
 
 def _table(model: pa.DataFrameSchema) -> str:
     key = ", ".join(f"`{name}`" for name in model.unique or ()) or "none"
-    lines = [f"### {model.name}\n", f"{model.description} Unique key: {key}.\n", "| column | type | null | meaning |"]
-    lines.append("|---|---|---|---|")
+    return f"### {model.name}\n\n{model.description} Unique key: {key}.\n\n{columns_table(model)}\n"
+
+
+def columns_table(model: pa.DataFrameSchema) -> str:
+    """The columns of a table, as a table in Markdown."""
+    lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{name}` | {column.dtype} | {'yes' if column.nullable else 'no'} | {column.description} |"
         for name, column in model.columns.items()
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Final
 import polars as pl
 
 from kv_pipeline.schemas.columns import at_least, column, one_of, table
+from kv_pipeline.schemas.requests import MISS_REASONS
 
 LINKS: Final = ("main", "meta", "tool_result", "prompt", "none")
 
@@ -24,6 +25,13 @@ TRANSCRIPT_ANSWERS: Final = table(
         "line": _LINE,
         "message_id": column(pl.String(), "Id of the answer's message."),
         "answered_at": column(pl.String(), "Time as the record gives it; empty if it has none."),
+        "cache_miss_reason": column(
+            pl.String(),
+            "The API's own reason for what it did not read, where recorded.",
+            one_of(MISS_REASONS),
+            nullable=True,
+        ),
+        "cache_missed_input_tokens": column(pl.Int64(), "Tokens of that diagnosis.", at_least(0), nullable=True),
     },
 )
 

@@ -27,6 +27,9 @@ CONTENT_STATE: Final = "raw_requests.content"
 MESSAGE_INDEX_STATE: Final = "message_index"
 """Which content a database's message_index was made from: raw_requests can be made again without it."""
 
+PURGED_STATE: Final = "purged"
+"""Databases whose segments may have lost their text: where others need not be looked at."""
+
 _TRANSIENT: Final = frozenset({"locked_database", "unreadable_file", "unreadable_database"})
 _DAMAGED_ROWS: Final = frozenset({"damaged_row", "broken_line", "unfinished_line", "broken_entry"})
 
@@ -68,7 +71,9 @@ def _ingest(store: Store, file: DatabaseFile) -> Recording:
         if any(map(_is_damage, content.skips)) and _has_lost_rows(store, file.database_id, content.requests):
             raise _LostRowsError(content)
     store.write(RAW_REQUESTS, file.database_id, content.requests)
-    store.update_state(CONTENT_STATE, {file.database_id: _content_digest(content.requests)})
+    store.update_state(CONTENT_STATE, {file.database_id: content_digest(content.requests)})
+    if file.database_id in store.state(PURGED_STATE):  # its content is there again
+        store.update_state(PURGED_STATE, {}, removed=[file.database_id])
     return content
 
 
@@ -105,6 +110,7 @@ def write_skips(store: Store, partition: str, skips: Iterable[Skip]) -> None:
     store.write(SKIPPED_INPUT, partition, frame_of(SKIPPED_INPUT, rows))
 
 
-def _content_digest(requests: pl.DataFrame) -> str:
+def content_digest(requests: pl.DataFrame) -> str:
+    """Changes when what a database's rows say does."""
     columns = requests.select("row_id", "row_digest").to_numpy()
     return hashlib.blake2b(columns.tobytes(), digest_size=16).hexdigest()

@@ -12,9 +12,10 @@ from kv_pipeline.core.api_model import Prediction
 from kv_pipeline.core.scenarios import Scenario, what_if
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.conversations import CONVERSATIONS
-from kv_pipeline.schemas.explanations import CACHE_REPORT, WHAT_IF
+from kv_pipeline.schemas.explanations import CACHE_REPORT, CONTENT_BLOCKS, WHAT_IF
 from kv_pipeline.steps.databases import CONTENT_STATE
 from kv_pipeline.steps.index import INDEX_STATE, user_databases
+from kv_pipeline.steps.prompts import has_all_text
 from kv_pipeline.steps.simulation import Simulated, predicted, report_frame, simulate
 from kv_pipeline.steps.versions import CACHE_REPORT_VERSION, CONTENT_BLOCKS_VERSION
 from kv_pipeline.store import Store
@@ -40,14 +41,22 @@ def _scenarios(simulated: Simulated) -> pl.DataFrame:
 
 
 def stale_reports(store: Store) -> list[str]:
-    """Users with conversations whose cache_report is out of date, sorted."""
+    """Users with conversations whose cache_report is out of date and can be made again, sorted."""
     state = store.state(CACHE_REPORT_STATE)
     there = set(store.partitions(CACHE_REPORT.name)) & set(store.partitions(WHAT_IF.name))
     return [
         user
         for user in store.partitions(CONVERSATIONS.name)
-        if user not in there or state.get(user) != report_fingerprint(store, user)
+        if (user not in there or state.get(user) != report_fingerprint(store, user)) and _is_describable(store, user)
     ]
+
+
+def _is_describable(store: Store, user_id: str) -> bool:
+    """Whether prompts are known: described already, or their content is in the store."""
+    return all(
+        store.path(CONTENT_BLOCKS.name, key).exists() or has_all_text(store, key)
+        for key in user_databases(store, user_id)
+    )
 
 
 def report_fingerprint(store: Store, user_id: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import polars as pl
 
 from kv_pipeline.landing import Landing, UserTranscripts
+from kv_pipeline.quarantine import quarantined
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.steps.conversations import fingerprint_of
@@ -18,7 +20,15 @@ from kv_pipeline.steps.databases import (
 )
 from kv_pipeline.steps.explain import stale_reports
 from kv_pipeline.steps.fleet import FLEET, roll_up_fingerprint
-from kv_pipeline.steps.index import INDEX_MODELS, INDEX_STATE, conversations, user_fingerprint
+from kv_pipeline.steps.index import (
+    INDEX_MODELS,
+    INDEX_STATE,
+    TRANSCRIPT_MODELS,
+    conversations,
+    transcripts_partition,
+    user_fingerprint,
+)
+from kv_pipeline.steps.purge import without_content
 from kv_pipeline.store import Store
 
 DATABASE_MODELS: Final = (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT, MESSAGE_INDEX)
@@ -36,15 +46,53 @@ def stale_databases(store: Store, landing: Landing) -> list[str]:
     ]
 
 
+def not_in_landing(store: Store, landing: Landing) -> list[str]:
+    """Recordings that the store has read and the landing folder no longer has, sorted."""
+    return sorted(set(store.state(CONTENT_STATE)) - set(landing.databases))
+
+
 def stale_users(store: Store, landing: Landing) -> list[str]:
-    """Users of the landing folder whose index is out of date, sorted."""
+    """Users whose index is out of date, sorted: those of the landing folder, and those whose files were lost."""
     state = store.state(INDEX_STATE)
-    present = set.intersection(*(set(store.partitions(model.name)) for model in INDEX_MODELS))
-    return [
+    present = _indexed_users(store)
+    here = [
         user
         for user in landing.users
         if user not in present or state.get(user) != user_fingerprint(store, user, transcripts_of(landing, user))
     ]
+    elsewhere = set(state) - set(landing.users) - present
+    stuck = stuck_users(store, landing) if store.state(CONTENT_STATE) else {}
+    return sorted(user for user in {*here, *elsewhere} if user not in stuck)
+
+
+def stuck_users(store: Store, landing: Landing) -> dict[str, str]:
+    """Users who can't be indexed again without losing conversations: to what is missing.
+
+    Their recordings or transcripts are no longer in the landing folder, and what the store had of them was damaged.
+    """
+    lost = dict(_lost(store, landing))
+    return {user: what for user, what in sorted(lost.items()) if user in store.state(INDEX_STATE)}
+
+
+def _lost(store: Store, landing: Landing) -> Iterator[tuple[str, str]]:
+    for model in (RAW_REQUESTS, SEGMENTS):
+        there = set(store.partitions(model.name))
+        for key in sorted(set(store.state(CONTENT_STATE)) - there - set(landing.databases)):
+            yield key.partition("/")[0], f"table {model.name} of {key}"
+    damaged = quarantined(store.root)
+    for model in TRANSCRIPT_MODELS:
+        for user in sorted(user for table, user in damaged if table == model.name):
+            if user not in landing.transcripts:
+                yield user, f"table {model.name}"
+
+
+def _indexed_users(store: Store) -> set[str]:
+    """Users who have every file that indexing writes."""
+    noted = {transcripts_partition(user) for user in store.state(INDEX_STATE)} & set(
+        store.partitions(SKIPPED_INPUT.name)
+    )
+    tables = [set(store.partitions(model.name)) for model in (*INDEX_MODELS, *TRANSCRIPT_MODELS)]
+    return {user for user in set.intersection(*tables) if transcripts_partition(user) in noted}
 
 
 def transcripts_of(landing: Landing, user_id: str) -> UserTranscripts:
@@ -53,7 +101,14 @@ def transcripts_of(landing: Landing, user_id: str) -> UserTranscripts:
 
 
 def stale_conversations(store: Store) -> list[str]:
-    """Conversations with requests whose partitions are out of date, sorted."""
+    """Conversations with requests whose partitions are out of date and can be made again, sorted."""
+    outdated = outdated_conversations(store)
+    kept = without_content(store, outdated)
+    return [key for key in outdated if key not in kept]
+
+
+def outdated_conversations(store: Store) -> list[str]:
+    """Conversations with requests whose partitions are out of date, sorted; those without content included."""
     states = {table: store.state(table) for table in CONVERSATION_TABLES}
     present = {table: set(store.partitions(table)) for table in CONVERSATION_TABLES}
     return [

@@ -64,6 +64,8 @@ def describe_segments(store: Store, database_id: str) -> None:
     is_there = store.path(CONTENT_BLOCKS.name, database_id).exists()
     if is_there and store.state(CONTENT_BLOCKS_STATE).get(database_id) == content:
         return
+    if is_there and not has_all_text(store, database_id):
+        return
     with store.write_stream(CONTENT_BLOCKS, database_id) as append:
         for rows in _segments(store, database_id):
             append(frame_of(CONTENT_BLOCKS, list(_described(store.salt, rows))))
@@ -72,10 +74,17 @@ def describe_segments(store: Store, database_id: str) -> None:
 
 def _segments(store: Store, database_id: str) -> Iterator[pl.DataFrame]:
     columns = ["database_id", "segment_index", "kind", "role", "text", "payloads"]
-    segments = pl.scan_parquet(store.path(SEGMENTS.name, database_id), glob=False).select(columns)
-    n_rows = segments.select(pl.len()).collect().item()
+    n_rows = store.select(SEGMENTS, database_id, ["segment_index"]).height
     for start in range(0, n_rows, ROWS_AT_A_TIME):
-        yield segments.slice(start, ROWS_AT_A_TIME).collect()
+        wanted = pl.col("segment_index").is_between(start, start + ROWS_AT_A_TIME - 1)  # numbered from 0, in order
+        yield store.select(SEGMENTS, database_id, columns, wanted)
+
+
+def has_all_text(store: Store, database_id: str) -> bool:
+    """Whether no segment of a database was purged or lost."""
+    if not store.path(SEGMENTS.name, database_id).exists():
+        return False
+    return store.select(SEGMENTS, database_id, ["segment_index"], pl.col("text").is_null()).is_empty()
 
 
 def _described(salt: bytes, segments: pl.DataFrame) -> Iterator[tuple[Any, ...]]:

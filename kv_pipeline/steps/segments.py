@@ -77,13 +77,7 @@ def _needed(store: Store, database_id: str, requests: pl.DataFrame) -> pl.DataFr
     wanted = pl.col("segment_index").is_between(indexes.min(), indexes.max()) & pl.col("segment_index").is_in(
         indexes.implode()
     )
-    path = store.path(SEGMENTS.name, database_id)
-    found = (
-        pl.scan_parquet(path, glob=False)
-        .filter(wanted)
-        .select("segment_index", "segment_id", "text", "payloads")
-        .collect()
-    )
+    found = store.select(SEGMENTS, database_id, ["segment_index", "segment_id", "text", "payloads"], wanted)
     if found.height != len(indexes) or found["text"].null_count():
         raise StoreError(
             f"Content of database {database_id} is no longer in the store. "
@@ -101,7 +95,7 @@ def _payload_tokens(payloads: list[dict[str, object]]) -> np.ndarray[tuple[int],
 def segment_ids(store: Store, database_id: str) -> pl.Series:
     """By segment index the first 8 bytes of the id, as u64: the same content has the same in any database."""
     columns = ["segment_index", "segment_id"]
-    found = pl.scan_parquet(store.path(SEGMENTS.name, database_id), glob=False).select(columns).collect()
+    found = store.select(SEGMENTS, database_id, columns)
     words = np.frombuffer(b"".join(found.sort("segment_index")["segment_id"]), dtype="<u8")
     return pl.Series(words[:: SEGMENT_ID_BYTES // 8], dtype=pl.UInt64)
 
@@ -114,8 +108,7 @@ def content_types(store: Store, requests: pl.DataFrame) -> pl.DataFrame:
     """
     keys, columns = ["conversation_id", "request_index"], ["database_id", "segment_index", "content_types"]
     schema = polars_schema(SEGMENTS)
-    paths = [store.path(SEGMENTS.name, key) for key in requests["database_id"].unique().sort()]
-    segments = [pl.scan_parquet(path, glob=False).select(columns).collect() for path in paths]
+    segments = [store.select(SEGMENTS, key, columns) for key in requests["database_id"].unique().sort()]
     return (
         requests.select(*keys, "database_id", segment_index="message_segments")
         .explode("segment_index")

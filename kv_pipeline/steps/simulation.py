@@ -19,6 +19,7 @@ from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
+from kv_pipeline.schemas.transcripts import TRANSCRIPT_ANSWERS
 from kv_pipeline.steps.index import user_databases
 from kv_pipeline.steps.prompts import Prompts, load_prompts
 from kv_pipeline.store import Store
@@ -116,9 +117,16 @@ def _rows(store: Store, user_id: str) -> list[dict[str, Any]]:
     """Every request of a user that used the cache, with its place in a conversation if it has one."""
     databases = user_databases(store, user_id)
     requests = store.read(CONVERSATION_REQUESTS, [user_id])
-    traced = requests.select(
-        "conversation_id", "request_index", "agent_id", "is_after_compaction", "database_id", row_id="billed_row_id"
+    diagnoses = (
+        store.read(TRANSCRIPT_ANSWERS, [user_id])
+        .drop_nulls("cache_miss_reason")
+        .unique("message_id", keep="first", maintain_order=True)
+        .select("message_id", noted_reason="cache_miss_reason", noted_tokens="cache_missed_input_tokens")
     )
+    traced = requests.join(diagnoses, on="message_id", how="left").select(
+        "conversation_id", "request_index", "agent_id", "is_after_compaction", "database_id", "noted_reason",
+        "noted_tokens", row_id="billed_row_id",
+    )  # fmt: skip
     agents = (
         store.read(MESSAGE_INDEX, databases)
         .select(*_ROW, "billed_row_id")
@@ -219,8 +227,8 @@ def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
             row["output_tokens"] or 0,
             *_explained(step.use, found),
             has_churn,
-            row["cache_miss_reason"],
-            row["cache_missed_input_tokens"],
+            row["cache_miss_reason"] or row["noted_reason"],
+            row["cache_missed_input_tokens"] if row["cache_miss_reason"] else row["noted_tokens"],
         )
 
 

@@ -38,7 +38,12 @@ def tokenize_conversation(
         shared_blocks=pl.Series([b.shared_blocks for b in blocks], dtype=pl.UInt32),
         agent_shared_blocks=pl.Series(_agent_shared(requests["agent_id"].to_list(), blocks), dtype=pl.UInt32),
         new_block_hashes=hash_lists([hashes_to_u64(b.new_hashes) for b in blocks]),
+        tail_hash=pl.Series([_u64(b.tail_hash) for b in blocks], dtype=pl.UInt64),
     ).select(polars_schema(TOKENIZED_BLOCKS).names())  # fmt: skip
+
+
+def _u64(digest: bytes | None) -> int | None:
+    return None if digest is None else int.from_bytes(digest, "little")
 
 
 def _agent_shared(agents: list[str], blocks: list[RequestBlocks]) -> list[int]:

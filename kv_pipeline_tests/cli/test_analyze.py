@@ -29,7 +29,7 @@ def test_conversations_alone_hit_what_validation_says(command, example_store, tr
         row["hit_tokens"] for row, _ in compared
     ]
     assert [trace["prompt_tokens"] for _, trace in compared] == [row["prompt_tokens"] for row, _ in compared]
-    assert len(compared) == 3 * 7
+    assert len(compared) == 3 * 8
 
 
 def test_the_document(command, traces):
@@ -38,7 +38,7 @@ def test_the_document(command, traces):
     assert (document["format"], document["scope"]) == ("kv_pipeline.analysis/1", "conversation")
     assert (document["kv_model"], document["kv_bytes_per_token"]) == ("deepseek-v3", 70272)
     assert len(document["traces"]) == 2
-    assert (total["n_traces"], document["notices"]) == (7, [])
+    assert (total["n_traces"], document["notices"]) == (8, [])
     for part in (total, *document["traces"]):
         last = part["ttl_curve"][-1]
         assert (last["lifetime"], last["lifetime_s"]) == ("infinite", None)
@@ -52,7 +52,7 @@ def test_for_people(command, traces):
     done = command("analyze", traces, "--scope", "fleet", "--limit", "1")
     assert (done.code, done.err) == (0, "")
     for text in (
-        "7 traces, each alone",
+        "8 traces, each alone",
         "Lifetimes (all traces share, as if all began at once)",
         "KV cache of llama-3.1-70b",
         "Belady",

@@ -18,8 +18,8 @@ def test_report_says_where_its_pages_are(command, example_store, tmp_path):
     done = command("report", "--store", example_store, "--out", tmp_path / "r")
     assert (done.code, done.err) == (0, "")
     assert str(tmp_path / "r" / "index.html") in done.out
-    assert "8 pages" in done.out
-    assert len(list((tmp_path / "r" / "conversations").rglob("*.html"))) == 7
+    assert "9 pages" in done.out
+    assert len(list((tmp_path / "r" / "conversations").rglob("*.html"))) == 8
 
 
 def test_report_for_machines_with_pictures(command, example_store, tmp_path):

@@ -12,7 +12,8 @@ from kv_pipeline_tests.cli.commands import EXAMPLE
 from kv_pipeline_tests.sources.factories import listing, make_database, make_log, make_pair, make_row
 
 KEYS = {"store", "elapsed_s", "recomputed_partitions", "definition", "conversations", "requests_not_traced",
-        "recovered_conversations", "users_without_conversations", "notices"}  # fmt: skip
+        "recovered_conversations", "users_without_conversations", "quarantined", "not_in_landing",
+        "notices"}  # fmt: skip
 HEAVY = ("dagster", "pandas", "sqlalchemy")
 VERY_HEAVY = (*HEAVY, "polars", "pandera", "numpy", "pyarrow", "tiktoken", "gigatoken")
 

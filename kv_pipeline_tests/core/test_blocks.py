@@ -73,6 +73,8 @@ def assert_as_defined(bodies, block_size, **options):
         assert (found.tools_tokens, found.system_tokens) == (len(e.tools), len(e.system))
         assert found.messages_tokens == len(e.messages)
         assert found.n_blocks == len(e.tokens) // block_size == len(e.hashes)
+        tail = None if found.tail_hash is None else int.from_bytes(found.tail_hash, "little")
+        assert tail == oracle.tail_hash(e.tokens, SALT, block_size)
     return hashed
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os.path
+import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +37,7 @@ def test_equal_prefixes_are_the_same_node(sent):
         for other, other_words, other_places in zip(prompts, flat, starts, strict=True):
             paths = [list(zip(words, (s for _, s in places), strict=True)),
                      list(zip(other_words, (s for _, s in other_places), strict=True))]  # fmt: skip
-            n_shared = len(os.path.commonpath(paths))
+            n_shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*paths, strict=False)))
             shared = tree.shared(prompt.end, other.end)
             assert sum(tree.section[n] is Section.MESSAGES for n in tree.prefix(shared)) == n_shared
             assert tree.is_prefix(shared, prompt.end) and tree.is_prefix(shared, other.end)

@@ -41,8 +41,12 @@ def blocks_of(conversation_id, requests):
             "agent_id": [agent for _, agent, *_ in requests],
             "model": [model for _, _, model, _ in requests],
             "requested_at_utc": pl.Series([at(time) for time, *_ in requests], dtype=pl.Datetime("us", "UTC")),
+            **{
+                name: [getattr(b, name) for b in found] for name in ("tools_tokens", "system_tokens", "messages_tokens")
+            },
             "prefix_request_index": [b.prefix_request for b in found],
             "shared_blocks": [b.shared_blocks for b in found],
+            "agent_shared_blocks": [0] * len(found),
             "new_block_hashes": hash_lists([hashes_to_u64(b.new_hashes) for b in found]),
         }
     )

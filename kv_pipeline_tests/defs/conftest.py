@@ -31,7 +31,7 @@ class Place:
 
     @property
     def pipeline(self) -> PipelineResource:
-        return PipelineResource(inbox=str(self.inbox), store=str(self.store.root))
+        return PipelineResource(inbox=str(self.inbox), store=str(self.store.root), settle_s=0)
 
     def run(self, job: str, config: dict[str, Any] | None = None, **options: Any) -> dg.ExecuteInProcessResult:
         """Run a job in this process."""

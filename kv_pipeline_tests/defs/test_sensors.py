@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from kv_pipeline.defs.instance import open_instance
 from kv_pipeline.defs.partitions import RANGE_END, RANGE_START
+from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.defs.sensors import landing_sensor
 from kv_pipeline.store import Store
 from kv_pipeline_tests.defs.conftest import EXAMPLE, Place, writer_at_work
@@ -48,7 +50,7 @@ def test_a_landing_folder_is_worked_through(empty: Place) -> None:
     assert reason(result) == "Everything is up to date."
     assert empty.instance.get_dynamic_partitions("databases") == ["grace/requests"]
     assert len(empty.instance.get_materialized_partitions(dg.AssetKey("validation_report"))) == 3
-    assert result.cursor == "{}"
+    assert json.loads(str(result.cursor))["asked"] == {}
 
 
 def test_up_to_date_after_the_command_line(place: Place) -> None:
@@ -87,3 +89,42 @@ def test_waits_while_a_run_is_working(place: Place) -> None:
 def test_no_landing_folder(empty: Place) -> None:
     empty.inbox.rmdir()
     assert reason(tick(empty, None)) == "There is no landing folder."
+
+
+def test_only_settled_files_are_requested(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    patient = PipelineResource(inbox=str(empty.inbox), store=str(empty.store.root), settle_s=3600)
+
+    def look(cursor: str | None) -> dg.SensorResult:
+        resources = {"pipeline": patient}
+        with dg.build_sensor_context(instance=empty.instance, cursor=cursor, resources=resources) as context:
+            result = landing_sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    first = look(None)
+    assert reason(first) == "Still changing, or too new: 2 recordings or users' transcripts."
+    assert not first.run_requests
+    remembered = json.loads(str(first.cursor))
+    long_ago = {key: [fingerprint, 0.0] for key, (fingerprint, _) in remembered["seen"].items()}
+    ready = {key: value for key, value in long_ago.items() if not key.startswith("transcripts")}
+    second = look(json.dumps(remembered | {"seen": ready}))
+    assert requested(second).job_name == "ingest_databases"
+    third = look(second.cursor)
+    assert "Requested already: ingest_databases. Still changing" in reason(third)
+    fourth = look(json.dumps(remembered | {"seen": long_ago, "asked": json.loads(str(third.cursor))["asked"]}))
+    index = requested(fourth)
+    assert index.job_name == "index_conversations"
+    assert index.run_config == {"ops": {"conversation_index": {"config": {"users": ["grace"]}}}}
+
+
+def test_recordings_that_left_are_told_once(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.inbox, tmp_path / "inbox", ignore=shutil.ignore_patterns("grace"))
+    place = Place(tmp_path / "inbox", place.store, place.instance)
+    first = tick(place, None)
+    assert json.loads(str(first.cursor))["gone"] == ["grace/requests"]
+
+
+@pytest.mark.parametrize("cursor", ['{"ingest_databases": "of an earlier version"}', "{", "null"])
+def test_cursors_of_earlier_versions_know_nothing(place: Place, cursor: str) -> None:
+    assert reason(tick(place, cursor)) == "Everything is up to date."

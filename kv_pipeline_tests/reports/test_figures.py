@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from kv_pipeline.core.conversation_blocks import conversation_reuse
-from kv_pipeline.reports import conversation_page, fleet_page
+from kv_pipeline.reports import conversation_page, fleet_page, pictures
 from kv_pipeline.reports.figures import requests as figures
 from kv_pipeline.reports.figures import timeline
 from kv_pipeline.reports.figures.figure import rows, specification
@@ -120,7 +120,7 @@ def test_figures_without_anything_to_show_are_told():
 
 def test_states_of_figure_and_frame_are_the_same():
     assert tuple(STATES) == frames_of_timeline.STATES
-    assert timeline.TIMELINE.frames == ("rectangles",)
+    assert timeline.TIMELINE.frames[0] == "rectangles"
 
 
 def test_rows_have_no_nan_and_times_as_text():
@@ -137,3 +137,9 @@ def test_markdown_of_the_roll_up_is_small_and_holds_pictures_only(example):
     assert re.sub(r"\(data:image/png;base64,[A-Za-z0-9+/=]+\)", "", markdown).replace("![", "").replace("]", "").split(
         "\n\n"
     ) == ["Hit rate by model", "Causes of loss, in tokens", "Simulated against billed, by conversation"]
+
+
+def test_pictures_that_would_make_metadata_too_large_are_left_out(example, monkeypatch):
+    sizes = [len(part) for part in summary_markdown(example).split("\n\n")]
+    monkeypatch.setattr(pictures, "MARKDOWN_BYTES", sum(sizes[:2]) + 10)
+    assert [len(part) for part in summary_markdown(example).split("\n\n")] == sizes[:2]

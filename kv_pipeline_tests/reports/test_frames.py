@@ -13,8 +13,16 @@ from kv_pipeline.core.causes import Cause
 from kv_pipeline.core.scenarios import Scenario
 from kv_pipeline.reports.frames.money import causes, what_if
 from kv_pipeline.reports.frames.requests import all_conversations
-from kv_pipeline.reports.frames.sums import gaps_s, growth_per_request, percentiles, phase_frame, totals
+from kv_pipeline.reports.frames.sums import (
+    gaps_s,
+    growth_per_request,
+    percentiles,
+    phase_frame,
+    totals,
+    unpriced_models,
+)
 from kv_pipeline.reports.ratios import ratio, share
+from kv_pipeline.reports.texts import money_note
 from kv_pipeline.schemas.blocks import TRACES, VALIDATION_SUMMARY
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.explanations import CACHE_REPORT, WHAT_IF
@@ -110,6 +118,16 @@ def test_growth_and_gaps_are_within_agents():
     assert growth_per_request(frame) == 10
     assert sorted(gaps_s(frame)) == [4.0, 7.0]
     assert growth_per_request(frame.head(1)) == 0
+
+
+def test_models_without_price_are_named_where_they_were_billed():
+    frame = requests(
+        request(0), request(1, model="b", cost_usd=None), request(2, model="a", cost_usd=None),
+        request(3, model="c", cost_usd=None, billed_read_tokens=None),
+    )  # fmt: skip
+    assert unpriced_models(frame) == ["a", "b"]
+    assert money_note(["a", "b"]) == " No price is known of a, b: not in any sum of money."
+    assert money_note([]) == ""
 
 
 def test_phases_name_the_type_of_sub_agents():

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from kv_pipeline.errors import UsageError
-from kv_pipeline.reports.fleet_page import conversation_address
+from kv_pipeline.reports.fleet_page import API_MODEL, conversation_address
+from kv_pipeline.reports.summary import api_table, validation_table
 from kv_pipeline.reports.write import ReportOptions, write_reports
 from kv_pipeline.schemas.blocks import TRACES
 from kv_pipeline.schemas.explanations import CACHE_REPORT
@@ -79,6 +80,18 @@ def test_index_sums_its_conversations(written, index):
     assert f"{sum(n_requests):,}" in [text for (tag, _), text in index.texts if tag == "b"]
 
 
+def test_rates_are_those_that_validate_prints(example, index):
+    shown = {name: column(index, "rates", name) for name in ("model", "scope", "lifetime", "simulated_hit_rate")}
+    rates = {key: rate for *key, rate in zip(*shown.values(), strict=True) for key in [tuple(key)]}
+    for row in validation_table(example, ["model"]).iter_rows(named=True):
+        key = row["model"], row["scope"], row["lifetime"]
+        assert rates.pop(key) == pytest.approx(row["simulated_hit_rate"], rel=1e-5)
+    report = example.read(CACHE_REPORT, example.partitions(CACHE_REPORT.name))
+    for row in api_table(report, ["model"]).iter_rows(named=True):
+        assert rates.pop((row["model"], API_MODEL, "as marked")) == pytest.approx(row["predicted_hit_rate"], rel=1e-5)
+    assert rates == {}
+
+
 def test_the_definition_of_hit_rate_is_on_every_page(written):
     for path in (written.index, *written.pages):
         assert "hit rate = cache read / (input + cache read + cache write)" in path.read_text("utf-8")
@@ -110,6 +123,16 @@ def test_one_conversation_with_pictures(example, prices, tmp_path):
     names = {path.name for path in result.pictures if key in str(path)}
     assert {"block_timeline.png", "hit_rate.png", "cumulative_tokens.png", "ttl_curve.png"} <= names
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in result.pictures)
+
+
+def test_reuse_beyond_prefixes_when_asked_for(example, prices, index, tmp_path):
+    assert "content_reuse" not in index.data["frames"]
+    keys = example.partitions(TRACES.name)[:2]
+    result = write_reports(example, tmp_path / "reuse", ReportOptions(prices, with_content_reuse=True), keys)
+    shown = Document(result.index.read_text("utf-8")).data["frames"]["content_reuse"]
+    assert shown["conversation_id"] == keys
+    parts = zip(shown["prefix_share"], shown["repeated_share"], shown["new_share"], strict=True)
+    assert [sum(shares) for shares in parts] == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_progress_counts_conversations(example, prices, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -252,3 +253,18 @@ def test_newer_rules_look_further_back(store, report):
     assert overflowed.height == 1
     before, after = (r.join(overflowed, on=KEYS)["predicted_read_tokens"].item() for r in (report, newer))
     assert after > before
+
+
+def test_the_apis_own_diagnosis_stands_beside(tmp_path, monkeypatch):
+    inbox = tmp_path / "inbox"
+    write_database(inbox / "ada" / "requests.db", growing_turns("ada", 2))
+    transcript = write_transcript(inbox / "ada", "s", [("ada-0", 1), ("ada-1", 61)])
+    lines = transcript.read_text().splitlines()
+    record = json.loads(lines[1])
+    record["message"]["diagnostics"] = {"cache_miss_reason": {"type": "system_changed", "cache_missed_input_tokens": 5}}
+    transcript.write_text("\n".join([lines[0], json.dumps(record), ""]))
+    made = open_store(tmp_path / "store", monkeypatch)
+    bring_up_to_date(made, inbox)
+    report = made.read(CACHE_REPORT, ["ada"])
+    assert report["recorded_miss_reason"].to_list() == [None, "system_changed"]
+    assert report["recorded_missed_tokens"].to_list() == [None, 5]

@@ -9,7 +9,6 @@ import altair as alt
 from kv_pipeline.reports.figures.figure import (
     BILLED,
     INPUT,
-    NEUTRAL,
     PREDICTED,
     SIMULATED,
     WRITE_5M,
@@ -20,22 +19,22 @@ from kv_pipeline.reports.figures.figure import (
 )
 
 STATES: Final = {
-    "cached": ("kept and cached", BILLED, 1.0),
-    "cached_by_others": ("cached by another request", PREDICTED, 1.0),
-    "kept_uncached": ("kept, but no longer cached", WRITE_5M, 1.0),
-    "rewritten": ("other content than before", INPUT, 1.0),
-    "added": ("added", SIMULATED, 1.0),
-    "dropped": ("dropped since the request before", NEUTRAL, 0.25),
+    "cached": ("kept and cached", BILLED),
+    "cached_by_others": ("cached by another request", PREDICTED),
+    "kept_uncached": ("kept, but no longer cached", WRITE_5M),
+    "rewritten": ("other content than before", INPUT),
+    "added": ("added", SIMULATED),
+    "dropped": ("dropped since the request before", "rgba(138, 148, 163, 0.3)"),
 }
-"""State of a range of blocks: its name for people, colour and opacity."""
+"""State of a range of blocks: its name for people and its colour; what is no longer there shows through."""
 
 # Columns overlap by half a pixel: browsers would show the seams between them.
 _RIGHT: Final = "datum.request_index + 0.5 + (last_request - first_request) * 0.0004"
-_CASES: Final = " : ".join(f"datum.state == '{state}' ? '{label}'" for state, (label, _, _) in STATES.items())
+_CASES: Final = " : ".join(f"datum.state == '{state}' ? '{label}'" for state, (label, _) in STATES.items())
 
 
-def _timeline() -> alt.Chart:
-    labels, colours, opacities = (list(part) for part in zip(*STATES.values(), strict=True))
+def _timeline() -> alt.LayerChart:
+    labels, colours = (list(part) for part in zip(*STATES.values(), strict=True))
     shown = alt.selection_point(name="series_shown", fields=["what"], bind="legend")
     rectangles = (
         in_view(of_agent(alt.Chart(alt.NamedData("rectangles"))))
@@ -51,7 +50,6 @@ def _timeline() -> alt.Chart:
             y2="to_block:Q",
             color=alt.Color("what:N", title=None, scale=alt.Scale(domain=labels, range=colours),
                             legend=alt.Legend(orient="top", columns=3, symbolOpacity=1)),
-            fillOpacity=alt.FillOpacity("what:N", scale=alt.Scale(domain=labels, range=opacities), legend=None),
             opacity=alt.condition(shown, alt.value(1), alt.value(0.12)),
             tooltip=[alt.Tooltip("request_index:Q", title="request"), alt.Tooltip("agent:N"), alt.Tooltip("what:N"),
                      alt.Tooltip("from_block:Q", title="from block", format=",d"),
@@ -60,7 +58,20 @@ def _timeline() -> alt.Chart:
         )
         .add_params(shown)
     )  # fmt: skip
-    return rectangles.properties(height=380)
+    return (rectangles + _section_ends()).properties(height=380)
+
+
+def _section_ends() -> alt.Chart:
+    """Where tools and system end: a change below a line costs everything above it."""
+    ends = alt.Chart(alt.NamedData("requests")).transform_fold(
+        ["tools_end_block", "system_end_block"], as_=["section", "end_block"]
+    )
+    return (
+        in_view(of_agent(ends))
+        .transform_calculate(left="datum.request_index - 0.5", right=_RIGHT)
+        .mark_rule(color="white", opacity=0.8, strokeWidth=1, tooltip=None)
+        .encode(x=_edge("left"), x2="right:Q", y="end_block:Q")
+    )
 
 
 def _edge(field: str) -> alt.X:
@@ -73,6 +84,7 @@ TIMELINE: Final = Figure(
     "block_timeline", "Block timeline",
     "A column per request, the prompt from bottom to top in blocks of tokens. Compared with the agent's request "
     "before, a block was kept, changed, added or dropped; whether it was still cached is the blocks model's "
-    "answer, scope conversation. All that is not green or purple had to be read anew.",
-    ("rectangles",), _timeline, is_linked=True, is_wide=True,
+    "answer, scope conversation. All that is not green or purple had to be computed anew. "
+    "White lines: the ends of tools and system.",
+    ("rectangles", "requests"), _timeline, is_linked=True, is_wide=True,
 )  # fmt: skip

@@ -42,6 +42,7 @@ class Conversation(NamedTuple):
         blocks: Its TOKENIZED_BLOCKS, in order.
         compactions: As `kv_pipeline.core.compactions` gives.
         crossings: Where contexts rose to a fill level, as `window_crossings` gives.
+        block_size: Tokens a block.
         is_explained: Whether the API model and the attribution have been computed for it.
     """
 
@@ -51,6 +52,7 @@ class Conversation(NamedTuple):
     blocks: pl.DataFrame
     compactions: pl.DataFrame
     crossings: pl.DataFrame
+    block_size: int
     is_explained: bool
 
 
@@ -88,7 +90,8 @@ def _conversations_of(store: Store, user_id: str, keys: Sequence[str], prices: P
         if (key,) in requests:
             yield Conversation(
                 key, lifetimes.get(key, DEFAULT_LIFETIME), requests[key,], blocks[key,],
-                compacted.get((key,), none[0]), crossed.get((key,), none[1]), key in are_explained,
+                compacted.get((key,), none[0]), crossed.get((key,), none[1]),
+                store.settings.block_size, key in are_explained,
             )  # fmt: skip
 
 
@@ -128,13 +131,12 @@ def request_rows(
         .with_columns(
             pl.col("agent").fill_null(pl.col("agent_id")),
             billed_prompt_tokens=pl.sum_horizontal(_kinds("billed"), ignore_nulls=False),
-            predicted_prompt_tokens=pl.sum_horizontal(_kinds("predicted"), ignore_nulls=False),
             lost_usd=pl.col("lost_tokens") * pl.col("loss_usd_per_token"),
         )
         .with_columns(
             simulated_hit_rate=share("hit_tokens", "prompt_tokens"),
             billed_hit_rate=share("billed_read_tokens", "billed_prompt_tokens"),
-            predicted_hit_rate=share("predicted_read_tokens", "predicted_prompt_tokens"),
+            predicted_hit_rate=share("predicted_read_tokens", "context_tokens"),
             is_exact=pl.col("predicted_read_tokens") == pl.col("billed_read_tokens"),
         )
         .drop("loss_usd_per_token")

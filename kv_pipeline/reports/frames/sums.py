@@ -28,8 +28,8 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
 
     Returns:
         n_requests, n_billed, n_agents, the sums, simulated_hit_rate, billed_hit_rate, difference_points,
-        predicted_hit_rate (API model, null where it was not computed), n_caching and exact_share (of the requests
-        that use caching, those whose read was predicted to the token).
+        predicted_hit_rate (API model, over billed prompt tokens; null where it was not computed), n_caching and
+        exact_share (of the requests that use caching, those whose read was predicted to the token).
     """
     keys = by or []
     is_billed = pl.col("billed_prompt_tokens").is_not_null()
@@ -42,7 +42,6 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
         pl.col("prompt_tokens").filter(is_billed).sum().cast(pl.Int64).alias("_prompt_tokens"),
         pl.col("hit_tokens").filter(is_billed).sum().cast(pl.Int64).alias("_hit_tokens"),
         pl.col("predicted_read_tokens").filter(is_billed).sum().alias("predicted_read_tokens"),
-        pl.col("predicted_prompt_tokens").filter(is_billed).sum().alias("predicted_prompt_tokens"),
         pl.col("predicted_read_tokens").is_not_null().any().alias("_is_explained"),
         is_compared.sum().cast(pl.Int64).alias("n_caching"),
         (is_compared & pl.col("is_exact")).sum().cast(pl.Int64).alias("n_exact"),
@@ -52,7 +51,7 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
         sums.with_columns(
             simulated_hit_rate=share("_hit_tokens", "_prompt_tokens"),
             billed_hit_rate=share("billed_read_tokens", "billed_prompt_tokens"),
-            predicted_hit_rate=pl.when("_is_explained").then(share("predicted_read_tokens", "predicted_prompt_tokens")),
+            predicted_hit_rate=pl.when("_is_explained").then(share("predicted_read_tokens", "billed_prompt_tokens")),
             exact_share=pl.when("_is_explained").then(share("n_exact", "n_caching")),
         )
         .with_columns(
@@ -61,6 +60,12 @@ def totals(requests: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
         )
         .drop(pl.selectors.starts_with("_"))
     )
+
+
+def unpriced_models(requests: pl.DataFrame) -> list[str]:
+    """Models of billed requests that no money was counted for, sorted."""
+    unpriced = requests.filter(pl.col("billed_prompt_tokens").is_not_null(), pl.col("cost_usd").is_null())
+    return unpriced["model"].unique().sort().to_list()
 
 
 def phase_frame(requests: pl.DataFrame) -> pl.DataFrame:

@@ -140,7 +140,7 @@
     const { ink, soft, line } = colours();
     const config = {
       background: null,
-      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7, labelLimit: 260 },
+      axis: { domainColor: soft, tickColor: soft, gridColor: line, gridOpacity: 0.7, labelLimit: 380 },
       legend: { labelLimit: 300 },
       style: {
         cell: { stroke: line },
@@ -190,11 +190,10 @@
         tryDrawing(target);
       }
     }, { rootMargin: `${margin}px` });
-    for (const target of plots()) {
-      if (target.getBoundingClientRect().top < innerHeight + margin) tryDrawing(target);
-      else seen.observe(target);
-    }
     window.addEventListener("beforeprint", () => plots().filter((t) => t.classList.contains("waiting")).forEach(draw));
+    const isNear = new Map(plots().map((target) => [target, target.getBoundingClientRect().top < innerHeight + margin]));
+    for (const [target, near] of isNear) if (!near) seen.observe(target);
+    return Promise.all([...isNear].filter(([, near]) => near).map(([target]) => tryDrawing(target)));
   };
 
   // --- Tables -------------------------------------------------------------------------------------------------------
@@ -291,9 +290,10 @@
   const tables = [...document.querySelectorAll("[data-table]")];
   const isLong = (target) => page.tables[target.dataset.table].frame === "requests";
   tables.filter((target) => !isLong(target)).forEach(buildTable);
-  const later = window.requestIdleCallback || setTimeout; // the long table must not keep figures waiting
-  tables.filter(isLong).forEach((target) => later(() => buildTable(target)));
-  if (!plots().length) return;
-  if (typeof DecompressionStream === "undefined") problem("Figures need a browser of 2023 or later; the tables below are complete.");
-  else inflate().then(drawWhenSeen, (error) => problem(`Figures can't be drawn: ${error.message}`));
+  const buildLong = () => tables.filter(isLong).forEach(buildTable); // last: figures should not wait for it
+  if (!plots().length) buildLong();
+  else if (typeof DecompressionStream === "undefined") {
+    problem("Figures need a browser of 2023 or later; the tables below are complete.");
+    buildLong();
+  } else inflate().then(drawWhenSeen).catch((error) => problem(`Figures can't be drawn: ${error.message}`)).finally(buildLong);
 })();

@@ -49,6 +49,11 @@ def opened(path: Path, scratch: Path | None = None) -> Iterator[sqlite3.Connecti
         yield connection
 
 
+def read_only_uri(path: Path) -> str:
+    """Address of a database in rollback-journal mode, which reading leaves as it is."""
+    return _file(path.resolve(), _READ_ONLY)
+
+
 def _connect(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
 

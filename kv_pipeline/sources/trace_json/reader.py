@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from kv_pipeline.sources.trace_json.wire import DECODER, PlainRequest, Request, 
 
 MAIN_AGENT: Final = "main"
 _SCOPES: Final = ("local", "global")
+File = TypeVar("File", bound=TraceFile)
 _Entries = Sequence[Request | PlainRequest | Subagent]
 _REMEDY: Final = "Leave the file out, or write it anew: docs/trace-format.md has the keys."
 
@@ -91,54 +92,71 @@ def read_trace(path: Path, nested_times: NestedTimes = NestedTimes.AUTO) -> Trac
     Raises:
         InputError: It can't be read, or is no trace.
     """
-    file = _decoded(path)
-    is_relative = (
-        _is_relative(file.requests) if nested_times is NestedTimes.AUTO else nested_times is NestedTimes.RELATIVE
-    )
+    file = decoded(path, DECODER)
+    is_relative = counts_from_marker(file.requests, nested_times)
     rows = sorted(_rows(file.requests, MAIN_AGENT, 0.0, is_relative=is_relative), key=lambda row: row.t_s)
-    try:
-        paths = [np.frombuffer(array("Q", row.request.hash_ids), dtype=np.uint64) for row in rows]
-    except OverflowError as error:
-        raise _bad(path, "bad_block_id", "a block id is negative or longer than 64 bits") from error
-    full = [ids[: row.request.in_ // file.block_size] for ids, row in zip(paths, rows, strict=True)]
+    full, n_surplus_ids = full_blocks(path, [row.request for row in rows], file.block_size)
     blocks, is_chained = _blocks(file, path, rows, full)
     return Trace(
         source=path,
         blocks=blocks,
         n_subagents=_n_subagents(file.requests),
         output_tokens=sum(row.request.out for row in rows),
-        n_surplus_ids=sum(map(len, paths)) - sum(map(len, full)),
+        n_surplus_ids=n_surplus_ids,
         is_chained=is_chained,
     )
 
 
-def _decoded(path: Path) -> TraceFile:
+def decoded(path: Path, decoder: msgspec.json.Decoder[File]) -> File:
+    """A trace file, checked as far as every reader needs.
+
+    Raises:
+        InputError: It can't be read, or is no trace.
+    """
     try:
-        file = DECODER.decode(path.read_bytes())
+        file = decoder.decode(path.read_bytes())
         rows = list(_rows(file.requests, MAIN_AGENT, 0.0, is_relative=False))
     except OSError as error:
         raise InputError("unreadable_file", str(path), error.strerror or "no access", "Check its rights.") from error
     except RecursionError as error:
-        raise _bad(path, "no_trace", "sub-agents are nested too deeply") from error
+        raise bad_trace(path, "no_trace", "sub-agents are nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Values of the file are not repeated, only the keys that lead to them.
-        raise _bad(path, "no_trace", re.sub(r"[Ii]nvalid value '.*'", "invalid value", str(error))) from error
+        raise bad_trace(path, "no_trace", re.sub(r"[Ii]nvalid value '.*'", "invalid value", str(error))) from error
     if file.block_size < 1 or file.hash_id_scope not in _SCOPES:
-        raise _bad(path, "no_trace", "block_size is below 1, or hash_id_scope is neither local nor global")
+        raise bad_trace(path, "no_trace", "block_size is below 1, or hash_id_scope is neither local nor global")
     if not all(np.isfinite(row.t_s) and row.request.in_ >= 0 for row in rows):
-        raise _bad(path, "no_trace", "a time is no number, or a prompt has negative tokens")
+        raise bad_trace(path, "no_trace", "a time is no number, or a prompt has negative tokens")
     return file
 
 
-def _bad(path: Path, reason: str, found: str) -> InputError:
+def full_blocks(path: Path, requests: Sequence[Request | PlainRequest], block_size: int) -> tuple[list[BlockIds], int]:
+    """Per request the ids of its full blocks, and how many ids of other blocks were left out.
+
+    Raises:
+        InputError: An id does not fit into 64 bits.
+    """
+    try:
+        ids = [np.frombuffer(array("Q", request.hash_ids), dtype=np.uint64) for request in requests]
+    except OverflowError as error:
+        raise bad_trace(path, "bad_block_id", "a block id is negative or longer than 64 bits") from error
+    full = [own[: request.in_ // block_size] for own, request in zip(ids, requests, strict=True)]
+    return full, sum(map(len, ids)) - sum(map(len, full))
+
+
+def bad_trace(path: Path, reason: str, found: str) -> InputError:
+    """A file that can't be used."""
     return InputError(reason, str(path), found, _REMEDY)
 
 
-def _is_relative(entries: _Entries) -> bool:
+def counts_from_marker(entries: _Entries, nested_times: NestedTimes) -> bool:
     """Whether times inside sub-agents count from their markers.
 
-    A sub-agent's first request is nearer to 0 then than to the marker; the sub-agents of a file decide together.
+    If that is not said: a sub-agent's first request is nearer to 0 then than to the marker; the sub-agents of a file
+    decide together.
     """
+    if nested_times is not NestedTimes.AUTO:
+        return nested_times is NestedTimes.RELATIVE
     votes = [_first_t(entry.requests) < entry.t / 2 for entry in entries if isinstance(entry, Subagent) and entry.t > 0]
     return 2 * sum(votes) >= len(votes)
 
@@ -176,7 +194,7 @@ def _blocks(
     return ConversationBlocks(
         conversation_id=file.id or path.stem,
         block_size=file.block_size,
-        starts_at_s=_start_s(rows),
+        starts_at_s=start_s((row.t_s, row.request) for row in rows),
         times_s=np.array([row.t_s for row in rows], dtype=np.float64),
         models=[row.request.model for row in rows],
         agent_ids=agent_ids,
@@ -190,12 +208,12 @@ def _blocks(
     ), is_chained
 
 
-def _start_s(rows: Sequence[_Row]) -> float | None:
-    """The clock's time at t = 0, from the first timestamp that can be read."""
-    for row in rows:
-        if row.request.timestamp:
+def start_s(requests: Iterable[tuple[float, Request | PlainRequest]]) -> float | None:
+    """The clock's time at t = 0, from the first timestamp that can be read; requests with their t."""
+    for t_s, request in requests:
+        if request.timestamp:
             try:
-                return datetime.fromisoformat(row.request.timestamp).timestamp() - row.t_s
+                return datetime.fromisoformat(request.timestamp).timestamp() - t_s
             except ValueError:
                 return None
     return None

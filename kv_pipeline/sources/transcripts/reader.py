@@ -11,6 +11,7 @@ import msgspec
 
 from kv_pipeline.errors import Skip
 from kv_pipeline.names import printable, safe_name
+from kv_pipeline.schemas.requests import MISS_REASONS
 from kv_pipeline.sources import lines
 from kv_pipeline.sources.transcripts.records import (
     AGENT_TOOLS,
@@ -19,6 +20,7 @@ from kv_pipeline.sources.transcripts.records import (
     AgentResult,
     CompactMetadata,
     ContentBlock,
+    Diagnostics,
     Record,
     decode_blocks,
     decode_leniently,
@@ -34,13 +36,18 @@ _WANTED: Final = (b'"user"', b'"assistant"', b'"toolUseResult"', b'"compact_boun
 
 
 class AnswerRecord(NamedTuple):
-    """First record of an assistant message: agent `agent_id` of session `session_id` received it."""
+    """First record of an assistant message: agent `agent_id` of session `session_id` received it.
+
+    `cache_miss_reason` and `cache_missed_input_tokens` are the first that any of its records has.
+    """
 
     session_id: str
     agent_id: str
     line: int
     message_id: str
     timestamp: str
+    cache_miss_reason: str | None = None
+    cache_missed_input_tokens: int | None = None
 
 
 class AgentCall(NamedTuple):
@@ -124,7 +131,7 @@ class _Reading:
         self._is_agent_file = path.name.startswith("agent-")
         self._session_id = None if self._is_agent_file else safe_name(path.stem)
         self._agent_id = printable(path.stem.removeprefix("agent-")) if self._is_agent_file else MAIN_AGENT
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[str, str], int] = {}
         self._compacted: set[tuple[str, str]] = set()
         self._chain_of: dict[str, str] = {}
         self._is_fork = False
@@ -207,11 +214,21 @@ class _Reading:
         if session is None:
             self._skip(number, "no_session_id", "nothing so far names the session that this agent belongs to")
             return
-        if (agent, message.id) not in self._seen:
-            self._seen.add((agent, message.id))
-            answer = AnswerRecord(session, agent, number, message.id, record.timestamp or "")
-            self.result.answers.append(answer)
+        known = self._seen.setdefault((agent, message.id), len(self.result.answers))
+        if known == len(self.result.answers):
+            self.result.answers.append(AnswerRecord(session, agent, number, message.id, record.timestamp or ""))
+        self._note_miss(known, bytes(message.diagnostics))
         self.result.calls.extend(_agent_calls(session, agent, bytes(message.content)))
+
+    def _note_miss(self, answer: int, diagnostics: bytes) -> None:
+        if not diagnostics.startswith(b"{"):
+            return
+        miss = decode_leniently(diagnostics, Diagnostics).cache_miss_reason
+        if miss is not None and self.result.answers[answer].cache_miss_reason is None:
+            reason = None if miss.type is None else miss.type if miss.type in MISS_REASONS else "other"
+            self.result.answers[answer] = self.result.answers[answer]._replace(
+                cache_miss_reason=reason, cache_missed_input_tokens=miss.cache_missed_input_tokens
+            )
 
     def _user(self, record: Record) -> None:
         content = bytes(record.message.content) if record.message else b"null"

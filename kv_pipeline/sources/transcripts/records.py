@@ -24,6 +24,20 @@ class Message(msgspec.Struct):
     model: str | None = None
     stop_reason: str | None = None
     content: msgspec.Raw = _ABSENT
+    diagnostics: msgspec.Raw = _ABSENT
+
+
+class CacheMiss(msgspec.Struct):
+    """`cache_miss_reason` of a message's diagnostics: the API's own account of what it did not read."""
+
+    type: str | None = None
+    cache_missed_input_tokens: Count | None = None
+
+
+class Diagnostics(msgspec.Struct):
+    """`message.diagnostics` of an assistant record, of clients since 2.1.282."""
+
+    cache_miss_reason: CacheMiss | None = None
 
 
 class CompactMetadata(msgspec.Struct, rename="camel"):

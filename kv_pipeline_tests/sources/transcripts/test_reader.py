@@ -208,3 +208,33 @@ def test_whatever_the_lines_hold_nothing_raises_and_tables_take_it(tmp_path, lin
 def test_the_example_itself_needs_no_notice():
     assert len(EXAMPLES) > 10
     assert [skip for path in EXAMPLES for skip in read_transcript(path, path.name).skips] == []
+
+
+def diagnosed(message_id: str, diagnostics: Any) -> dict[str, Any]:
+    record = answer(message_id)
+    return {**record, "message": {**record["message"], "diagnostics": diagnostics}}
+
+
+def test_the_apis_diagnosis_is_the_first_that_a_message_has(tmp_path):
+    miss = {"type": "tools_changed", "cache_missed_input_tokens": 900}
+    later = {"cache_miss_reason": {"type": "model_changed"}}
+    found = read(tmp_path, answer("m1"), diagnosed("m1", {"cache_miss_reason": miss}), diagnosed("m1", later))
+    assert [(a.cache_miss_reason, a.cache_missed_input_tokens) for a in found.answers] == [("tools_changed", 900)]
+
+
+@pytest.mark.parametrize(
+    ("diagnostics", "reason"),
+    [
+        (None, None),
+        ("text", None),
+        ([], None),
+        ({}, None),
+        ({"cache_miss_reason": None}, None),
+        ({"cache_miss_reason": 7}, None),
+        ({"cache_miss_reason": {"type": "something_new"}}, "other"),
+        ({"cache_miss_reason": {"type": 7, "cache_missed_input_tokens": -1}}, None),
+    ],
+)
+def test_diagnoses_of_any_form(tmp_path, diagnostics, reason):
+    (found,) = read(tmp_path, diagnosed("m1", diagnostics)).answers
+    assert (found.message_id, found.cache_miss_reason, found.cache_missed_input_tokens) == ("m1", reason, None)

@@ -1,0 +1,1 @@
+"""What is in a trace file, and who can read it."""
