@@ -141,7 +141,7 @@ def inbox(tmp_path):
 def test_a_log_without_transcripts_has_the_structure_that_was_planted(store, truth):
     """A main thread of four turns and an `Explore` sub-agent of two, told by content alone."""
     agents = store.read(AGENTS, [LOG_USER]).select("agent_id", "parent_agent_id", "link", "n_requests").rows()
-    assert agents == [("main", None, "main", 4), ("agent-1", "main", "none", 2)]
+    assert agents == [("main", None, "main", 4), ("agent-1", "main", "prompt", 2)]
     reasons = Counter(store.read(UNINDEXED_REQUESTS, [LOG_USER])["reason"])
     assert reasons == {"side_request": 2, "failed_attempt": 2}
     assert sum(truth.logs.values()) == 6 + 4

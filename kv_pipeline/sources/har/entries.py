@@ -11,7 +11,7 @@ MAX_ENTRY_BYTES: Final = 256 * 1024 * 1024
 """Longest entry that is read: five times what the API takes, and a bound on memory."""
 _HEAD_BYTES: Final = 1 << 24
 _ENTRIES: Final = re.compile(rb'"entries"\s*:\s*\[')
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],"]', re.DOTALL)
 _GAP: Final = b" \t\r\n,"
 
 
@@ -85,9 +85,9 @@ def _element(buffer: _Buffer) -> bytes:
                 position = token.start()
                 break
             position = token.end()
-            if len(kind) > 1:
+            if len(kind) > 1 or (kind == b"," and depth):
                 continue
-            if depth == 0 and kind in b"]}":
+            if depth == 0 and kind in b",]}":
                 return _taken(buffer, token.start())
             depth += 1 if kind in b"{[" else -1
             if depth == 0:

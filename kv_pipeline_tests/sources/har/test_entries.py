@@ -26,6 +26,11 @@ def reason_of(text: str) -> tuple[int, str]:
     return n_entries, caught.value.reason
 
 
+@pytest.mark.parametrize("odd", ["7", "null", '"x"', '"a, b"', "[1, {}]"])
+def test_what_is_no_object_leaves_its_neighbours_alone(odd):
+    assert split(f'{{"log": {{"entries": [{{"a": 1}}, {odd} , {{"b": 2}}]}}}}')[::2] == [b'{"a": 1}', b'{"b": 2}']
+
+
 objects = st.dictionaries(st.text(max_size=4), json_values, max_size=4)
 
 
