@@ -29,7 +29,7 @@ from kv_pipeline.steps.index import (
     user_fingerprint,
 )
 from kv_pipeline.steps.purge import without_content
-from kv_pipeline.steps.transcribed import is_whole
+from kv_pipeline.steps.transcribed import is_whole, transcribed_partition
 from kv_pipeline.store import Store
 
 DATABASE_MODELS: Final = (RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT, MESSAGE_INDEX)
@@ -49,7 +49,8 @@ def stale_databases(store: Store, landing: Landing) -> list[str]:
 
 def not_in_landing(store: Store, landing: Landing) -> list[str]:
     """Recordings that the store has read and the landing folder no longer has, sorted."""
-    return sorted(set(store.state(CONTENT_STATE)) - set(landing.databases))
+    read = {key for key in store.state(CONTENT_STATE) if key != transcribed_partition(key.partition("/")[0])}
+    return sorted(read - set(landing.databases))
 
 
 def stale_users(store: Store, landing: Landing) -> list[str]:
@@ -78,9 +79,10 @@ def stuck_users(store: Store, landing: Landing) -> dict[str, str]:
 
 
 def _lost(store: Store, landing: Landing) -> Iterator[tuple[str, str]]:
+    here = {*landing.databases, *map(transcribed_partition, landing.transcripts)}
     for model in (RAW_REQUESTS, SEGMENTS):
         there = set(store.partitions(model.name))
-        for key in sorted(set(store.state(CONTENT_STATE)) - there - set(landing.databases)):
+        for key in sorted(set(store.state(CONTENT_STATE)) - there - here):
             yield key.partition("/")[0], f"table {model.name} of {key}"
     damaged = quarantined(store.root)
     for model in TRANSCRIPT_MODELS:
