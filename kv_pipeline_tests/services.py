@@ -14,6 +14,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -69,3 +70,15 @@ def broker_queue(broker: str) -> Iterator[str]:
             channel = connection.channel()
             channel.queue_delete(queue)
             channel.exchange_delete(queue)
+            if broker.startswith("redis"):
+                _forget_in_redis(channel.client, queue)
+
+
+def _forget_in_redis(client: Any, queue: str) -> None:
+    """Remove what kombu keeps of a queue that was deleted, and messages whose worker was killed."""
+    for key in client.scan_iter(f"*{queue}*"):
+        client.delete(key)
+    for tag, message in client.hgetall("unacked").items():
+        if queue.encode() in message:
+            client.hdel("unacked", tag)
+            client.zrem("unacked_index", tag)
