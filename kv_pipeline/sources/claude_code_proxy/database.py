@@ -117,6 +117,8 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
         try:
             n_rows = 0
             for row in connection.execute(query, (first, last, limit)):  # one in memory at a time
+                if row[0] < first:
+                    raise _out_of_order(database_id)
                 yield RequestRow(row[0], *map(_bytes, row[1:]))
                 first, n_rows = row[0] + 1, n_rows + 1
         except sqlite3.DatabaseError as error:
@@ -133,6 +135,11 @@ def _rows(connection: sqlite3.Connection, query: str, database_id: str) -> Itera
             continue
         if not n_rows:
             return
+
+
+def _out_of_order(database_id: str) -> InputError:
+    """SQLite walks the table's tree, so a page that is in it twice gives its rows twice."""
+    return InputError("damaged_database", database_id, "its rows come out of order, or twice", _recovery())
 
 
 def _bad_row(database_id: str, row_id: int, error: sqlite3.DatabaseError) -> InputError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -324,3 +325,18 @@ def test_a_read_only_folder_is_enough(tmp_path):
         folder.chmod(0o700)
     assert counts == {"crash.db": 5, "rest.db": 2, "wal.db": 2}
     assert listing(folder) == before
+
+
+def test_a_page_that_the_tables_tree_names_twice_gives_no_row_twice(tmp_path):
+    path = make_database(tmp_path / "requests.db", make_rows(8, body_bytes=1500))
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'requests'").fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    content, page = bytearray(path.read_bytes()), (root - 1) * page_bytes
+    first, second = (page + cell for cell in struct.unpack_from(">2H", content, page + 12))
+    content[second : second + 4] = content[first : first + 4]  # both cells name the first child
+    path.write_bytes(content)
+    found = []
+    with pytest.raises(InputError, match="out of order, or twice"):
+        found.extend(row.row_id for row in read_rows(path, "ada/requests"))
+    assert found == sorted(set(found)) != []
