@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
-from typing import Final
-
-import polars as pl
+from typing import BinaryIO
 
 from kv_pipeline.errors import InputError, Skip
 from kv_pipeline.schemas.requests import CLAUDE_TRACE
 from kv_pipeline.sources import lines
-from kv_pipeline.sources.anthropic_messages.answer import Answer
-from kv_pipeline.sources.anthropic_messages.rows import LEFT_OUT, Facts, Recording, RequestRows
+from kv_pipeline.sources.anthropic_messages.pair_reader import PairReader
+from kv_pipeline.sources.anthropic_messages.rows import Facts
 from kv_pipeline.sources.claude_trace.pairs import (
     Pair,
     answer_of_pair,
@@ -24,80 +19,47 @@ from kv_pipeline.sources.claude_trace.pairs import (
 )
 from kv_pipeline.sources.interning import Row
 
-_UNANSWERED: Final = "The request is kept as one without an answer."
 
+class LogReader(PairReader):
+    """Reads one log, a pair a line."""
 
-class LogReader:
-    """Reads one log.
+    recorded_by = CLAUDE_TRACE
+    pair_name, place_name = "pair", "line"
 
-    Args:
-        database_id: Name of the log in the store.
-        salt: Secret of the store.
-        keep_billing_header: Leave billing headers as they are.
-        emit_segments: Receives frames of `SEGMENTS` as the log is read.
-    """
-
-    def __init__(
-        self,
-        database_id: str,
-        salt: bytes,
-        keep_billing_header: bool,
-        emit_segments: Callable[[pl.DataFrame], None],
-    ) -> None:
-        self._database_id = database_id
-        self._maker = RequestRows(database_id, CLAUDE_TRACE, salt, keep_billing_header, emit_segments)
-        self._rows: list[Row] = []
-        self._skips: list[Skip] = []
-        self._seen: dict[bytes, int] = {}
-
-    def read(self, path: Path) -> Recording:
-        """Read every line; what can't be used is listed, not raised."""
-        try:
-            self._read(path)
-        except OSError as error:
-            found = f"the file can't be read: {error.strerror}"
-            self._skips.append(Skip(self._database_id, None, "unreadable_file", found, "Check its permissions."))
-        return Recording(self._maker.frame(self._rows), self._skips)
-
-    def _read(self, path: Path) -> None:
-        if path.exists() and not path.is_file():
-            raise OSError(0, "it is no regular file")
+    def pairs(self, file: BinaryIO) -> None:
+        """Go through the lines."""
+        self._max_line_bytes = lines.max_line_bytes()
         number = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(lines.lines_of(file), start=1):
-                try:
-                    self._line(number, line.removeprefix(lines.BOM) if number == 1 else line)
-                except InputError as error:
-                    self._skips.append(Skip.of(error))
+        for number, line in enumerate(lines.lines_of(file), start=1):
+            self.use(number, line.removeprefix(lines.BOM) if number == 1 else line)
         if not number:
             found, remedy = "the file is empty", "Copy it again, or remove it."
-            self._skips.append(Skip(self._database_id, None, "empty_file", found, remedy))
+            self.skips.append(Skip(self.database_id, None, "empty_file", found, remedy))
 
-    def _line(self, number: int, line: bytes) -> None:
-        if len(line) > (limit := lines.max_line_bytes()):
-            raise self._error("long_line", number, f"the line is longer than {limit:,} bytes")
-        if not line.strip():
-            return
+    def row(self, number: int, raw: bytes) -> Row | None:
+        """A line's row."""
+        if len(raw) > self._max_line_bytes:
+            raise self.error("long_line", number, f"the line is longer than {self._max_line_bytes:,} bytes")
+        if not raw.strip():
+            return None
         try:
-            pair = parse_pair(line)
+            pair = parse_pair(raw)
         except (ValueError, RecursionError) as error:
-            raise self._broken(number, line) from error
-        first = self._seen.setdefault(pair.digest, number)
-        if first == number:
-            self._rows.append(self._request(number, pair))
-        else:
-            found, remedy = f"the pair repeats line {first}", "It is counted once."
-            self._skips.append(Skip(self._database_id, number, "repeated_pair", found, remedy, is_left_out=False))
+            raise self._broken(number, raw) from error
+        return None if self.is_repeated(number, pair.digest) else self._request(number, pair)
 
     def _request(self, number: int, pair: Pair) -> Row:
-        if pair.request is None:
-            raise self._error("no_request", number, "the pair has no request, or one that is no JSON object")
-        endpoint = endpoint_of(pair.request)
+        request = pair.request
+        if request is None:
+            raise self.error("no_request", number, "the pair has no request, or one that is no JSON object")
+        endpoint = endpoint_of(request)
         if endpoint is None:
-            raise self._error("other_endpoint", number, "the request is not for /v1/messages")
-        body = self._maker.parse(pair.body, number)
-        requested_at = self._time(number, pair)
-        parts = self._maker.intern(pair.body, body, number)
+            raise self.error("other_endpoint", number, "the request is not for /v1/messages")
+        body = self.maker.parse(pair.body, number)
+        requested_at = self.time(number, lambda: time_of(request), "the timestamp")
+        parts = self.maker.intern(pair.body, body, number)
+        if pair.is_response_broken:
+            self.note(number, "response_not_json", "the response is not a JSON object")
         facts = Facts(
             row_id=number,
             request_id=request_id_of(pair),
@@ -107,25 +69,10 @@ class LogReader:
             routed_model=None,
             payload_bytes=pair.payload_bytes,
         )
-        return self._maker.row(facts, body, parts, self._answer(number, pair, requested_at))
-
-    def _answer(self, number: int, pair: Pair, requested_at: datetime) -> Answer:
-        if pair.is_response_broken:
-            found = "the response is not a JSON object"
-            self._skips.append(Skip(self._database_id, number, "response_not_json", found, _UNANSWERED, False))
-        return answer_of_pair(pair, requested_at)
-
-    def _time(self, number: int, pair: Pair) -> datetime:
-        try:
-            return time_of(pair.request or {})
-        except ValueError as error:
-            raise self._error("bad_timestamp", number, "the timestamp can't be read") from error
+        return self.maker.row(facts, body, parts, answer_of_pair(pair, requested_at))
 
     def _broken(self, number: int, line: bytes) -> InputError:
         if line.endswith(b"\n"):
-            return self._error("broken_line", number, "the line is no JSON object")
+            return self.error("broken_line", number, "the line is no JSON object")
         remedy = "Run again when it is complete."
-        return InputError("unfinished_line", self._database_id, "the last line is cut off", remedy, number)
-
-    def _error(self, reason: str, number: int, found: str) -> InputError:
-        return InputError(reason, self._database_id, found, LEFT_OUT, number)
+        return InputError("unfinished_line", self.database_id, "the last line is cut off", remedy, number)

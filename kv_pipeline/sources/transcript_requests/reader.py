@@ -98,9 +98,10 @@ class TranscriptRequestReader:
         return session.drafts
 
     def _file(self, file: SessionFile, reading: FileReading) -> None:
+        limit = lines.max_line_bytes()
         with file.path.open("rb") as opened:
             for number, line in enumerate(lines.lines_of(opened), start=1):
-                if len(line) > lines.MAX_LINE_BYTES or not is_wanted(line):
+                if len(line) > limit or not is_wanted(line):
                     continue
                 try:
                     record = decode_record(line.removeprefix(lines.BOM) if number == 1 else line)

@@ -136,10 +136,11 @@ class _Reading:
         self._chain_of: dict[str, str] = {}
         self._is_fork = False
         self._is_warmup: bool | None = None
+        self._max_line_bytes = lines.max_line_bytes()
 
     def line(self, number: int, line: bytes) -> None:
-        if len(line) > (limit := lines.max_line_bytes()):
-            self._skip(number, "long_line", f"the line is longer than {limit:,} bytes")
+        if len(line) > self._max_line_bytes:
+            self._skip(number, "long_line", f"the line is longer than {self._max_line_bytes:,} bytes")
             return
         line = line.removeprefix(lines.BOM) if number == 1 else line
         if not any(word in line for word in _WANTED):
