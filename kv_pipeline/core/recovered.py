@@ -61,6 +61,13 @@ class Recovered(NamedTuple):
     n_short: int = 0
 
 
+def nothing_recovered() -> Recovered:
+    """No conversation."""
+    models = (TRANSCRIPT_ANSWERS, TRANSCRIPT_AGENTS, TRANSCRIPT_COMPACTIONS)
+    answers, agents, compactions = (pl.DataFrame(schema=polars_schema(model)) for model in models)
+    return Recovered(answers, agents, compactions)
+
+
 class _Agent(NamedTuple):
     """A thread's place in a conversation."""
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from kv_pipeline.core.conversations import ROW
 from kv_pipeline.core.lanes import DEFAULT_MIN_SHARED
-from kv_pipeline.core.recovered import Recovered, RecoveryOptions, recover
+from kv_pipeline.core.recovered import Recovered, RecoveryOptions, nothing_recovered, recover
 from kv_pipeline.names import safe_name
 from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, CLAUDE_TRACE
 from kv_pipeline.sources.transcripts.frames import TranscriptFrames
@@ -75,11 +75,12 @@ def recovered_structure(
         transcribed: What the user's transcripts say.
     """
     policy = RecoveryPolicy.of(store)
+    wants_databases = policy.is_everything or transcribed.agents.is_empty()
+    if not wants_databases and (requests["recorded_by"] == CLAUDE_CODE_PROXY).all():
+        return nothing_recovered()  # the usual user, whose transcripts say it all
     named = pl.col("message_id").is_in(transcribed.answers["message_id"].implode())
     in_named_session = pl.col("session_id").is_in(transcribed.agents["session_id"].implode())
-    is_wanted = pl.lit(policy.is_everything or transcribed.agents.is_empty()) | (
-        pl.col("recorded_by") != CLAUDE_CODE_PROXY
-    )
+    is_wanted = pl.lit(wants_databases) | (pl.col("recorded_by") != CLAUDE_CODE_PROXY)
     covered = (named | in_named_session).any().over("session_id") & pl.col("session_id").is_not_null()
     turns = (
         _turns(requests.pipe(_with_session), message_index)
