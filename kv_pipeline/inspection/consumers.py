@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from kv_pipeline.export.options import Format
+
 
 class Consumer(StrEnum):
     """Who reads trace files."""
@@ -23,23 +25,12 @@ class Consumer(StrEnum):
     """This program."""
 
 
-class FileFormat(StrEnum):
-    """What a file is."""
-
-    TRACE = "trace"
-    MOONCAKE = "mooncake"
-    AGENTIC_MOONCAKE = "agentic-mooncake"
-    BAILIAN = "bailian"
-    ORACLE_GENERAL = "oracle-general"
-    PARQUET = "parquet"
-
-
 CONSUMERS: Final = {
-    FileFormat.TRACE: (Consumer.STRICT, Consumer.KV_CACHE_TESTER, Consumer.AIPERF, Consumer.AISIMULATE),
-    FileFormat.MOONCAKE: (Consumer.MOONCAKE, Consumer.AIPERF, Consumer.AISIMULATE),
-    FileFormat.AGENTIC_MOONCAKE: (Consumer.AISIMULATE,),
-    FileFormat.BAILIAN: (Consumer.AIPERF,),
-    FileFormat.ORACLE_GENERAL: (Consumer.LIBCACHESIM,),
-    FileFormat.PARQUET: (Consumer.KV_PIPELINE,),
+    Format.TRACE: (Consumer.STRICT, Consumer.KV_CACHE_TESTER, Consumer.AIPERF, Consumer.AISIMULATE),
+    Format.MOONCAKE: (Consumer.MOONCAKE, Consumer.AIPERF, Consumer.AISIMULATE),
+    Format.AGENTIC_MOONCAKE: (Consumer.AISIMULATE,),
+    Format.BAILIAN: (Consumer.AIPERF,),
+    Format.ORACLE_GENERAL: (Consumer.LIBCACHESIM,),
+    Format.PARQUET: (Consumer.KV_PIPELINE,),
 }
 """Format to those who read it."""

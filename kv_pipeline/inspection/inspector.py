@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from kv_pipeline.errors import StoreError, UsageError
+from kv_pipeline.export.options import Format
 from kv_pipeline.export.oracle_general import NEVER, RECORD, Records, read_records
-from kv_pipeline.inspection.consumers import CONSUMERS, Consumer, FileFormat
+from kv_pipeline.inspection.consumers import CONSUMERS, Consumer
 from kv_pipeline.inspection.contents import Contents, Counter
 from kv_pipeline.inspection.problems import Problem, on_line
 from kv_pipeline.inspection.row_rules import ROW_RULES, AgenticRules, BailianRules, BlockSize, MooncakeRules
@@ -24,9 +25,9 @@ from kv_pipeline.store import judge
 
 _ENDINGS: Final = ("*.json", "*.jsonl", "*.parquet", "*.oracleGeneral")
 _PARQUET: Final = b"PAR1"
-_SECONDS: Final = {FileFormat.MOONCAKE: 1e-3, FileFormat.AGENTIC_MOONCAKE: 1e-3, FileFormat.BAILIAN: 1.0}
+_SECONDS: Final = {Format.MOONCAKE: 1e-3, Format.AGENTIC_MOONCAKE: 1e-3, Format.BAILIAN: 1.0}
 _TIME_KEYS: Final = {
-    FileFormat.MOONCAKE: "timestamp", FileFormat.AGENTIC_MOONCAKE: "not_before_ms", FileFormat.BAILIAN: "timestamp",
+    Format.MOONCAKE: "timestamp", Format.AGENTIC_MOONCAKE: "not_before_ms", Format.BAILIAN: "timestamp",
 }  # fmt: skip
 _Rules = MooncakeRules | BailianRules | AgenticRules
 
@@ -43,7 +44,7 @@ class Inspection:
     """
 
     path: Path
-    format: FileFormat | None
+    format: Format | None
     contents: Contents
     problems: dict[Consumer, list[Problem]]
 
@@ -102,8 +103,8 @@ def _trace(path: Path) -> Inspection:
         trace = msgspec.json.decode(path.read_bytes())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _unknown(path, f"no JSON: {_plain(error)}")
-    problems = {consumer: trace_problems(consumer, trace) for consumer in CONSUMERS[FileFormat.TRACE]}
-    return Inspection(path, FileFormat.TRACE, _trace_contents(trace), problems)
+    problems = {consumer: trace_problems(consumer, trace) for consumer in CONSUMERS[Format.TRACE]}
+    return Inspection(path, Format.TRACE, _trace_contents(trace), problems)
 
 
 def _trace_contents(trace: object) -> Contents:
@@ -127,7 +128,7 @@ def _trace_contents(trace: object) -> Contents:
 # --- JSON lines -------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, kind: FileFormat | None) -> Inspection | None:
+def _lines(path: Path, kind: Format | None) -> Inspection | None:
     """A file of rows, if its first line is one."""
     if kind is None:
         return None
@@ -147,7 +148,7 @@ def _lines(path: Path, kind: FileFormat | None) -> Inspection | None:
     return Inspection(path, kind, contents, problems)
 
 
-def _row_format(line: bytes) -> FileFormat | None:
+def _row_format(line: bytes) -> Format | None:
     try:
         row = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -155,11 +156,11 @@ def _row_format(line: bytes) -> FileFormat | None:
     if not isinstance(row, Mapping) or "requests" in row:
         return None
     if "schema" in row:
-        return FileFormat.AGENTIC_MOONCAKE
+        return Format.AGENTIC_MOONCAKE
     if "chat_id" in row:
-        return FileFormat.BAILIAN
+        return Format.BAILIAN
     is_mooncake = {"hash_ids", "input_length", "input_tokens", "text_input", "messages", "payload"} & row.keys()
-    return FileFormat.MOONCAKE if is_mooncake else None
+    return Format.MOONCAKE if is_mooncake else None
 
 
 def _rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
@@ -172,8 +173,8 @@ def _rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
                 yield number, None
 
 
-def _count_row(kind: FileFormat, row: Mapping[str, Any], counter: Counter, sizes: BlockSize, traces: set[str]) -> None:
-    if kind is FileFormat.AGENTIC_MOONCAKE and "schema" in row:
+def _count_row(kind: Format, row: Mapping[str, Any], counter: Counter, sizes: BlockSize, traces: set[str]) -> None:
+    if kind is Format.AGENTIC_MOONCAKE and "schema" in row:
         size, scope = row.get("block_size"), row.get("hash_id_scope")
         counter.contents.block_size = size if isinstance(size, int) else None
         counter.contents.hash_id_scope = scope if isinstance(scope, str) else None
@@ -185,8 +186,8 @@ def _count_row(kind: FileFormat, row: Mapping[str, Any], counter: Counter, sizes
     tokens, ids = row.get("input_length"), row.get("hash_ids")
     if isinstance(tokens, int) and isinstance(ids, list) and ids and tokens > 0:
         sizes.add(len(ids), tokens)
-    root = play if kind is FileFormat.AGENTIC_MOONCAKE else row.get("session_id")
-    if kind is FileFormat.BAILIAN:
+    root = play if kind is Format.AGENTIC_MOONCAKE else row.get("session_id")
+    if kind is Format.BAILIAN:
         root = str(row.get("chat_id")) if row.get("parent_chat_id", -1) == -1 else None
     if isinstance(root, str):
         traces.add(root)
@@ -207,7 +208,7 @@ def _binary(path: Path) -> Inspection:
         duration_s=float(records["time"].max() - records["time"].min()),
     )
     problems = {Consumer.LIBCACHESIM: list(_record_problems(records))}
-    return Inspection(path, FileFormat.ORACLE_GENERAL, contents, problems)
+    return Inspection(path, Format.ORACLE_GENERAL, contents, problems)
 
 
 def _record_problems(records: Records) -> Iterator[Problem]:
@@ -234,7 +235,7 @@ def _parquet(path: Path) -> Inspection:
         return _unknown(path, "a damaged Parquet file")
     except StoreError as error:
         problems = {Consumer.KV_PIPELINE: [Problem("$", str(error))]}
-        return Inspection(path, FileFormat.PARQUET, Contents(), problems)
+        return Inspection(path, Format.PARQUET, Contents(), problems)
     sizes, ids = frame["block_size"].unique(), frame["hash_ids"].explode().drop_nulls()
     agents = frame.filter(pl.col("agent_id") != "main").select("trace_id", "agent_id").n_unique()
     span = frame.select(pl.col("t_s").max() - pl.col("t_s").min()).item()
@@ -250,7 +251,7 @@ def _parquet(path: Path) -> Inspection:
         duration_s=span,
         models=frame["model"].unique(maintain_order=True).to_list(),
     )
-    return Inspection(path, FileFormat.PARQUET, contents, {Consumer.KV_PIPELINE: []})
+    return Inspection(path, Format.PARQUET, contents, {Consumer.KV_PIPELINE: []})
 
 
 def _plain(error: Exception) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from kv_pipeline.inspection.consumers import Consumer, FileFormat
+from kv_pipeline.export.options import Format
+from kv_pipeline.inspection.consumers import Consumer
 from kv_pipeline.inspection.problems import Problem, schema_problems
 
 Row = Mapping[str, Any]
@@ -135,9 +136,9 @@ def _block_size_problems(known: BlockSize, row: Row) -> Iterator[Problem]:
         yield Problem("$.hash_ids", "no block size fits this row and those before it")
 
 
-ROW_RULES: Final[Mapping[FileFormat, Callable[[Consumer], MooncakeRules | BailianRules | AgenticRules]]] = {
-    FileFormat.MOONCAKE: MooncakeRules,
-    FileFormat.BAILIAN: BailianRules,
-    FileFormat.AGENTIC_MOONCAKE: AgenticRules,
+ROW_RULES: Final[Mapping[Format, Callable[[Consumer], MooncakeRules | BailianRules | AgenticRules]]] = {
+    Format.MOONCAKE: MooncakeRules,
+    Format.BAILIAN: BailianRules,
+    Format.AGENTIC_MOONCAKE: AgenticRules,
 }
 """Format to what checks its rows for a reader."""

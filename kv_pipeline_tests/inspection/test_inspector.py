@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kv_pipeline.export.options import Format
 from kv_pipeline.export.oracle_general import RECORD
-from kv_pipeline.inspection.consumers import CONSUMERS, Consumer, FileFormat
+from kv_pipeline.inspection.consumers import CONSUMERS, Consumer
 from kv_pipeline.inspection.inspector import files_to_inspect, inspect_file
 from kv_pipeline.inspection.row_rules import BlockSize
 from kv_pipeline_tests.inspection.documents import jsonl, trace
@@ -41,8 +42,8 @@ def told(inspection):
 @pytest.mark.parametrize("indent", [None, 2])
 def test_traces(inspected, indent):
     found = inspected(json.dumps(trace(), indent=indent))
-    assert found.format is FileFormat.TRACE
-    assert told(found) == {consumer: [] for consumer in CONSUMERS[FileFormat.TRACE]}
+    assert found.format is Format.TRACE
+    assert told(found) == {consumer: [] for consumer in CONSUMERS[Format.TRACE]}
     c = found.contents
     assert (c.n_traces, c.n_requests, c.n_subagents, c.prompt_tokens, c.output_tokens) == (1, 2, 1, 266, 14)
     assert (c.block_references, c.distinct_blocks, c.block_size, c.hash_id_scope, c.models) == (
@@ -57,10 +58,10 @@ def test_traces(inspected, indent):
 @pytest.mark.parametrize(
     ("rows", "kind"),
     [
-        ([MOONCAKE, MOONCAKE | {"timestamp": 2500}], FileFormat.MOONCAKE),
-        ([BAILIAN, BAILIAN | {"chat_id": 1, "parent_chat_id": 0, "timestamp": 3.0}], FileFormat.BAILIAN),
+        ([MOONCAKE, MOONCAKE | {"timestamp": 2500}], Format.MOONCAKE),
+        ([BAILIAN, BAILIAN | {"chat_id": 1, "parent_chat_id": 0, "timestamp": 3.0}], Format.BAILIAN),
         ([HEADER, AGENTIC, AGENTIC | {"request_id": "b", "not_before_ms": 2500.0, "dependencies": [WAITS]}],
-         FileFormat.AGENTIC_MOONCAKE),
+         Format.AGENTIC_MOONCAKE),
     ],
     ids=["mooncake", "bailian", "agentic"],
 )  # fmt: skip
@@ -108,7 +109,7 @@ def records(*rows):
 
 def test_records(inspected):
     found = inspected(records((0, 1, 64, 3), (1, 2, 64, -1), (4, 1, 64, -1)))
-    assert (found.format, told(found)) == (FileFormat.ORACLE_GENERAL, {Consumer.LIBCACHESIM: []})
+    assert (found.format, told(found)) == (Format.ORACLE_GENERAL, {Consumer.LIBCACHESIM: []})
     c = found.contents
     assert (c.block_references, c.distinct_blocks, c.block_size, c.duration_s) == (3, 2, 64, 4.0)
 
@@ -130,7 +131,7 @@ def test_another_parquet_file(tmp_path):
     path = tmp_path / "a.parquet"
     pl.DataFrame({"a": [1]}).write_parquet(path)
     found = inspect_file(path)
-    assert (found.format, found.is_valid_for(None)) == (FileFormat.PARQUET, False)
+    assert (found.format, found.is_valid_for(None)) == (Format.PARQUET, False)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_pipeline.inspection.consumers import CONSUMERS, Consumer, FileFormat
+from kv_pipeline.export.options import Format
+from kv_pipeline.inspection.consumers import CONSUMERS, Consumer
 from kv_pipeline.inspection.problems import json_path, schema
 from kv_pipeline.inspection.trace_rules import trace_problems
 from kv_pipeline_tests.inspection.documents import INNER, REQUEST, SPOILED, SUBAGENT, request, spoiled, subagent, trace
 
-READERS = CONSUMERS[FileFormat.TRACE]
+READERS = CONSUMERS[Format.TRACE]
 KCT, AIPERF, AISIM, STRICT = Consumer.KV_CACHE_TESTER, Consumer.AIPERF, Consumer.AISIMULATE, Consumer.STRICT
 
 
