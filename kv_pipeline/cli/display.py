@@ -28,6 +28,8 @@ _UNBOUNDED = 200
 """Width of tables that are not printed to a terminal, in characters."""
 _FLOAT_FORMATS = {"points": "+.2f", "gb": ",.2f"}
 """How floats are printed, by the unit that ends a column's name; the others are rates."""
+SHORT_ID = 8
+"""Characters of a session's name that tell it apart, as `export --conversation-id` takes them."""
 _NARROW = 140
 """Terminals below this width get short names and times."""
 

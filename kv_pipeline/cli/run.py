@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import console, is_narrow, print_json, print_table, showing_progress
+from kv_pipeline.cli.display import SHORT_ID, console, is_narrow, print_json, print_table, showing_progress
 from kv_pipeline.logs import to_stderr
 from kv_pipeline.reports.summary import (
     conversation_summary,
@@ -28,7 +28,6 @@ _COLUMNS = [
     ("billed_hit_rate", "billed"), ("difference_points", "difference"), ("predicted_hit_rate", "predicted"),
     ("exact_share", "exact"), ("n_approximate", "approximate"),
 ]  # fmt: skip
-_SHORT_SESSION = 8
 DEFINITION = (
     "tokens: counted prompt tokens, cl100k_base. rate = cache read / (input + cache read + cache write). "
     "simulated: blocks model, scope conversation; predicted: API model; exact: of the requests that use caching, "
@@ -101,7 +100,7 @@ def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
 def _shortened(summary: pl.DataFrame) -> pl.DataFrame:
     """Conversations as short as `export --conversation-id` takes them."""
     user, session = (pl.col("conversation_id").str.split("/").list.get(part) for part in (0, -1))
-    return summary.with_columns(conversation_id=user + "/" + session.str.slice(0, _SHORT_SESSION))
+    return summary.with_columns(conversation_id=user + "/" + session.str.slice(0, SHORT_ID))
 
 
 def _print_absent(outcome: RunOutcome) -> None:

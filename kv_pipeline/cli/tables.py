@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import is_narrow, print_json, print_table
+from kv_pipeline.cli.display import SHORT_ID, is_narrow, print_json, print_table
 from kv_pipeline.core.api_rules import HISTORY, with_collapsed_tool_runs
 from kv_pipeline.errors import UsageError
 from kv_pipeline.reports.summary import (
@@ -20,7 +20,6 @@ from kv_pipeline.reports.summary import (
 from kv_pipeline.steps.simulation import ModelOptions
 from kv_pipeline.store import Store
 
-SHORT_ID = 8
 _ORDERS = {
     "name": ("conversation_id", False),
     "first": ("first_request_at_utc", False),

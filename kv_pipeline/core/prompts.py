@@ -7,7 +7,7 @@ however long it is, and what two prompts share is found by walking up from their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -43,7 +43,7 @@ class Segment(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What of a request changes the meaning of its prompt: salted ids, None where it was not sent.
+    """What of a request changes the meaning of its prompt: salted ids, or None where it was not sent.
 
     Attributes:
         model: Model that answered; models never share a cache.
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     """
 
     model: str
-    whole: int | None = None
+    whole: Hashable = None
     thinking: int | None = None
     tool_choice: int | None = None
 
@@ -128,6 +128,7 @@ class PromptTree:
         self._segments = segments
         self._strips_thinking = strips_thinking
         self._flips_matter = flips_matter
+        self._drops_headers = drops_headers
         self._left_out = {DEFERRED_TOOL, BILLING_HEADER} if drops_headers else {DEFERRED_TOOL}
         self.parent = [ROOT]
         self.depth = [0]
@@ -141,9 +142,9 @@ class PromptTree:
     def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
         """An empty tree for the same requests with other segments."""
         segments = {number: change(segment) for number, segment in self._segments.items()}
-        other = PromptTree(segments, self._strips_thinking, flips_matter=self._flips_matter)
-        other._left_out = self._left_out
-        return other
+        return PromptTree(
+            segments, self._strips_thinking, flips_matter=self._flips_matter, drops_headers=self._drops_headers
+        )
 
     def add(self, request: Request) -> Prompt:
         """Place a request in the tree."""

@@ -46,8 +46,8 @@ _RATES: Final = Table(
         Column("billed_hit_rate", "billed", "percent"), Column("difference_points", "difference", "points"),
         Column("share_within_one_block", "within one block", "percent"), Column("exact_share", "exact", "percent"),
     ),
-    "API model: requests that use caching, over billed prompt tokens, exact: share predicted to the token. Other rows: "
-    "blocks model, over counted tokens, within one block: share predicted that closely.",
+    "API model: over billed prompt tokens; exact: of requests that use caching, share predicted to the token. Other "
+    "rows: blocks model, over counted tokens; within one block: share predicted that closely.",
 )  # fmt: skip
 _WHAT_IF: Final = Table(
     "what_if_table", "What if", "what_if",

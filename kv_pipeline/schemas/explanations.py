@@ -6,12 +6,12 @@ from typing import Final
 
 import polars as pl
 
+from kv_pipeline.core.api_rules import LIFETIME_S
 from kv_pipeline.core.causes import Cause
+from kv_pipeline.core.scenarios import Scenario
 from kv_pipeline.schemas.columns import UTC_TIME, at_least, column, one_of, table
 
-LIFETIMES: Final = ("5m", "1h")
 SECTIONS: Final = ("model", "settings", "tools", "system", "messages")
-SCENARIOS: Final = ("as_sent", "lifetime_1h", "stable_tools", "stable_system", "warm_prefix_75")
 
 _FACET: Final = pl.Struct({"name": pl.String(), "id": pl.UInt64()})
 
@@ -87,7 +87,7 @@ CACHE_REPORT: Final = table(
         ),
         "gap_s": column(pl.Float64(), "Seconds since the predecessor's request; null without one.", nullable=True),
         "lifetime": column(
-            pl.String(), "Lifetime of the predecessor's last breakpoint.", one_of(LIFETIMES), nullable=True
+            pl.String(), "Lifetime of the predecessor's last breakpoint.", one_of(list(LIFETIME_S)), nullable=True
         ),
         "has_billing_churn": column(
             pl.Boolean(), "Whether values of the billing header changed, which this cache ignores and others may not."
@@ -105,7 +105,7 @@ WHAT_IF: Final = table(
         "conversation_id": column(pl.String(), "Conversation: user and session."),
         "request_index": column(pl.UInt32(), "0-based place of the request in the conversation."),
         "model": column(pl.String(), "Model that answered."),
-        "scenario": column(pl.String(), "What is different.", one_of(SCENARIOS)),
+        "scenario": column(pl.String(), "What is different.", one_of([scenario.value for scenario in Scenario])),
         "predicted_read_tokens": column(pl.Int64(), "Predicted cache read tokens.", at_least(0)),
         "predicted_write_5m_tokens": column(pl.Int64(), "Predicted 5-minute cache write tokens.", at_least(0)),
         "predicted_write_1h_tokens": column(pl.Int64(), "Predicted 1-hour cache write tokens.", at_least(0)),

@@ -39,7 +39,8 @@ class Prompts(NamedTuple):
     def request(self, row: Mapping[str, Any]) -> Request:
         """A request from its row of RAW_REQUESTS, with `model` as the one that answered."""
         database, tools, system = row["database_id"], row["tools_segment"], row["system_segment"]
-        settings = Settings(row["model"], _whole(row), row["thinking_id"], row["tool_choice_id"])
+        whole = (row["speed_id"], row["context_management_id"])
+        settings = Settings(row["model"], whole, row["thinking_id"], row["tool_choice_id"])
         messages = tuple([self.number(database, index) for index in row["message_segments"]])
         breakpoints = breakpoints_of(row["breakpoints"])
         return Request(
@@ -123,14 +124,3 @@ def _by_segment(rows: pl.DataFrame) -> Iterator[tuple[int, str | None, tuple[Con
         held.append(ContentBlock._make((kind, *facts, facets)))
     if current is not None:
         yield *current, tuple(held)
-
-
-def _whole(row: Mapping[str, Any]) -> int | None:
-    """Settings that start everything behind the tools anew, as one number."""
-    ids = (row["speed_id"], row["context_management_id"])
-    return None if ids == (None, None) else hash_pair(*ids)
-
-
-def hash_pair(one: int | None, other: int | None) -> int:
-    """One number for two optional ones, both below 2**64."""
-    return ((one or 0) + 1 << 65) + (other or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import polars as pl
@@ -166,7 +165,7 @@ def _minima(rows: list[dict[str, Any]]) -> dict[str, int]:
 def _step(
     tree: PromptTree, request: Request, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]
 ) -> Step:
-    started_s = _seconds(row["requested_at_utc"])
+    started_s = row["requested_at_utc"].timestamp()
     use = Use(
         prompt=tree.add(request),
         model=row["model"],
@@ -181,16 +180,12 @@ def _step(
     return Step(request.settings, use, row["conversation_id"] is not None, bool(row["is_after_compaction"]))
 
 
-def _seconds(time_utc: datetime) -> float:
-    return (time_utc - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-
-
 def _began_s(row: Mapping[str, Any], started_s: float) -> float:
     """When the answer began; when it was complete, if that is all we know."""
     if row["ttft_s"] is not None:
         return started_s + float(row["ttft_s"])
     if row["completed_at_utc"] is not None:
-        return max(started_s, _seconds(row["completed_at_utc"]))
+        return max(started_s, float(row["completed_at_utc"].timestamp()))
     return started_s + float(row["api_time_s"] or 0.0)
 
 
