@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kv_pipeline.inspection.consumers import CONSUMERS, FileFormat
+from kv_pipeline.export.options import Format
+from kv_pipeline.inspection.consumers import CONSUMERS
 from kv_pipeline_tests.sources.factories import listing
 
 
@@ -27,9 +28,9 @@ def exports(example_store, tmp_path_factory):
 def test_everything_that_we_write_is_valid_for_all_its_readers(command, exports):
     document = command("inspect", exports, exports / "strict", "--json").json
     assert document["format"] == "kv_pipeline.inspection/1"
-    assert {file["format"] for file in document["files"]} == {kind.value for kind in FileFormat}
+    assert {file["format"] for file in document["files"]} == {kind.value for kind in Format}
     for file in document["files"]:
-        assert set(file["consumers"]) == {reader.value for reader in CONSUMERS[FileFormat(file["format"])]}
+        assert set(file["consumers"]) == {reader.value for reader in CONSUMERS[Format(file["format"])]}
         assert all(verdict["is_valid"] for verdict in file["consumers"].values()), file
     counts = {file["contents"]["n_requests"] for file in document["files"] if file["format"] in ("mooncake", "parquet")}
     assert len(counts) == 1
