@@ -59,16 +59,6 @@ def reasons(store: Store) -> dict[str, int]:
     return dict(store.read(UNINDEXED_REQUESTS, ["ada"])["reason"].value_counts().iter_rows())
 
 
-@pytest.fixture
-def inbox(tmp_path):
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    return open_store(tmp_path / "store", monkeypatch)
-
-
 def test_a_log_without_sessions_is_one_conversation(inbox, store):
     pairs = [probe(-1), *loop(3), probe(2, "t"), *loop(2, "s", model="other"), make_pair(response=None)]
     make_log(inbox / "ada" / ".claude-trace" / "log-1.jsonl", pairs)
