@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS
+from kv_pipeline.sources.transcripts.reader import MAIN_AGENT, read_transcript
 from kv_pipeline.store import Store
 
 MIN_SAME_AGENT: Final = 0.99
@@ -34,18 +36,38 @@ class SameAgent(NamedTuple):
     recall: float
 
 
-def same_agent(transcribed: Store, recovered: Store, user: str) -> SameAgent:
-    """Pairwise precision and recall; a request that only one side has is of an agent of its own on the other."""
-    agents = [_agents(store, user, name) for store, name in ((transcribed, "true"), (recovered, "found"))]
+def beginnings(user_folder: Path) -> dict[str, str]:
+    """Sessions by the first answer in their transcripts: a resumed one, which copies its history, has the first's."""
+    found: dict[str, str] = {}
+    for path in sorted((user_folder / "projects").rglob("*.jsonl")):
+        for answer in read_transcript(path, path.name).answers:
+            if answer.agent_id == MAIN_AGENT:
+                found.setdefault(answer.session_id, answer.message_id)
+    return found
+
+
+def same_agent(transcribed: Store, recovered: Store, user: str, known_as: Mapping[str, str] | None = None) -> SameAgent:
+    """Pairwise precision and recall; a request that only one side has is of an agent of its own on the other.
+
+    Args:
+        transcribed: The truth: made with transcripts.
+        recovered: Made without.
+        user: Whose traffic.
+        known_as: Names of sessions; main threads of sessions of one name are taken as one agent.
+    """
+    agents = [_agents(transcribed, user, "true", known_as), _agents(recovered, user, "found")]
     both = agents[0].join(agents[1], on=_ROW, how="full", coalesce=True)
     n_same = _n_pairs(both.drop_nulls(), ["true", "found"])
     n_found, n_true = _n_pairs(both.drop_nulls("found"), ["found"]), _n_pairs(both.drop_nulls("true"), ["true"])
     return SameAgent(n_same / n_found, n_same / n_true)
 
 
-def _agents(store: Store, user: str, name: str) -> pl.DataFrame:
+def _agents(store: Store, user: str, name: str, known_as: Mapping[str, str] | None = None) -> pl.DataFrame:
+    conversation = pl.col("conversation_id")
+    session = conversation.str.strip_prefix(f"{user}/").replace(known_as or {})
+    holder = pl.when(agent_id=MAIN_AGENT).then(session).otherwise(conversation)
     requests = store.read(CONVERSATION_REQUESTS, [user])
-    return requests.select(*_ROW, pl.format("{} {}", "conversation_id", "agent_id").alias(name))
+    return requests.select(*_ROW, pl.format("{} {}", holder, "agent_id").alias(name))
 
 
 def _n_pairs(frame: pl.DataFrame, by: list[str]) -> int:

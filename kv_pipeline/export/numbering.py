@@ -32,9 +32,9 @@ class Numbering:
 
     def start(self) -> None:
         """A new trace begins, and nothing of those before it follows."""
-        if self._is_local and self._is_restarting:
+        if self._is_local:
             self._numbers.clear()
-            self._last = 0
+            self._last = 0 if self._is_restarting else self._last
 
     def blocks(self, trace_number: int, piece: Piece, model: str, path: BlockIds) -> list[int]:
         """Numbers of a prompt's full blocks."""

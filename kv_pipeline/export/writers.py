@@ -105,8 +105,11 @@ def _write_requests(
 
 
 def write_agentic_mooncake(export: Writing) -> list[Path]:
-    """Agentic Mooncake v2, play after play; the header's digest is filled in at the end."""
-    path, numbering = target(export.out, export.options), Numbering(export.options.scope, is_restarting=True)
+    """Agentic Mooncake v2, play after play; the header's digest is filled in at the end.
+
+    No number is in two plays, or used by two models: Dynamo 1.6 replays all plays and models of a file on one cache.
+    """
+    path, numbering = target(export.out, export.options), Numbering(export.options.scope, is_by_model=True)
     digest, block_size = hashlib.sha256(), export.options.block_size or DEFAULT_BLOCK_SIZE
     with replacing(path) as temporary, temporary.open("wb") as file:
         for trace in export.traces():

@@ -44,7 +44,7 @@ def entries(trace: object) -> list[Entry]:
 def _models_are_listed(trace: Json, found: list[Entry]) -> Iterator[Problem]:
     listed = trace.get("models")
     known = set(filter(_is_text, listed)) if isinstance(listed, list) else set()
-    for entry in found:
+    for entry in found if known else ():  # Dynamo finds them by itself if none is listed
         model = entry.value.get("model")
         if not entry.is_subagent and _is_text(model) and model not in known:
             yield Problem(f"{entry.path}.model", "not among the trace's models, which have to cover sub-agents too")

@@ -201,7 +201,10 @@ def assert_agentic(path: Path, requests: list[TrueRequest], block_size: int) -> 
     for play in dict.fromkeys(t.trace for t in requests):
         own = [(row, t) for row, t in zip(rows, requests, strict=True) if t.trace == play]
         _assert_play(own)
-        assert_same_blocks([row.hash_ids for row, _ in own], [t.keys(block_size) for _, t in own])
+    keys = [
+        [key and (t.trace, key) for key in own] for t, own in zip(requests, by_model(requests, block_size), strict=True)
+    ]
+    assert_same_blocks([row.hash_ids for row in rows], keys)
 
 
 def _assert_play(own):

@@ -28,16 +28,6 @@ from kv_pipeline_tests.sources.factories import make_database, make_entry, make_
 from kv_pipeline_tests.sources.writers import KEEP_WRITING_WAL, running_writer
 
 
-@pytest.fixture
-def inbox(tmp_path):
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    return open_store(tmp_path / "store", monkeypatch)
-
-
 def messages(store: Store) -> dict[str, str]:
     """Message to the recording whose row counts."""
     return dict(store.read(CONVERSATION_REQUESTS, ["ada"]).select("message_id", "database_id").rows())

@@ -20,7 +20,7 @@ from kv_pipeline_tests.factories import (
     user_message,
     write_transcript,
 )
-from kv_pipeline_tests.recovery_truth import MIN_SAME_AGENT, hide_transcripts, places, same_agent, tree
+from kv_pipeline_tests.recovery_truth import MIN_SAME_AGENT, beginnings, hide_transcripts, places, same_agent, tree
 from kv_pipeline_tests.sources.factories import make_log, make_pair
 
 EXAMPLE = Path("data/example").resolve()
@@ -57,16 +57,6 @@ def placed(store: Store) -> dict[str, tuple[str, str]]:
 
 def reasons(store: Store) -> dict[str, int]:
     return dict(store.read(UNINDEXED_REQUESTS, ["ada"])["reason"].value_counts().iter_rows())
-
-
-@pytest.fixture
-def inbox(tmp_path):
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    return open_store(tmp_path / "store", monkeypatch)
 
 
 def test_a_log_without_sessions_is_one_conversation(inbox, store):
@@ -176,15 +166,20 @@ def test_databases_without_transcripts_give_what_transcripts_tell(inbox, store, 
 
 
 @pytest.mark.parametrize(("user", "precision"), [("ada", 1.0), ("linus", 1.0), ("grace", 14 / 24)])
-def test_content_alone_does_not_tell_a_session_that_was_resumed_in_a_new_one(
+def test_content_alone_tells_agents_but_not_the_ids_of_their_sessions(
     inbox, store, tmp_path, monkeypatch, user, precision
 ):
-    """grace resumes a session of 5 requests for 2 more: nothing but the session's id says so."""
+    """grace resumes a session of 5 requests under a new id for 2 more.
+
+    What is sent then is what a session resumed under its old id sends. By content both are one agent that goes on, and
+    the transcripts, which copy the history, say the same; only the id makes two conversations of it.
+    """
     shutil.copytree(EXAMPLE / user, inbox / user)
     bring_up_to_date(store, inbox)
     recovered = open_store(tmp_path / "recovered", monkeypatch)
     hide_transcripts(EXAMPLE / user, tmp_path / "hidden" / user, has_headers=False)
     bring_up_to_date(recovered, tmp_path / "hidden")
+    assert min(same_agent(store, recovered, user, beginnings(EXAMPLE / user))) >= MIN_SAME_AGENT
     assert same_agent(store, recovered, user) == (precision, 1.0)
 
 

@@ -25,17 +25,6 @@ EXAMPLE = Path("data/example").resolve()
 PARTITION = "ada/~transcripts"
 
 
-@pytest.fixture
-def inbox(tmp_path):
-    (tmp_path / "inbox" / "ada").mkdir(parents=True)
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    return open_store(tmp_path / "store", monkeypatch)
-
-
 def loop(name: str, n: int, session: str = "s1") -> Script:
     """An agent loop whose answers are `<name>-0`, `<name>-1` …"""
     script = Script(session_id=session)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,7 +36,12 @@ _USEFUL: Final = frozenset(
     }
 )
 _MAX_BODY_BYTES: Final = 256 * 1024 * 1024
-_GZIP: Final = b"\x1f\x8b"
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
+"""How gzip and deflate begin, and no JSON and no event stream."""
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+"""Bytes that neither JSON nor event streams have, and other compressions soon do."""
+_LOOKED_AT_BYTES: Final = 4096
+_GZIP_OR_DEFLATE: Final = zlib.MAX_WBITS | 32
 
 
 class Exchange:
@@ -154,10 +160,17 @@ def _body(holder: Mapping[str, Any]) -> bytes | None:
 
 
 def _unzipped(raw: bytes) -> bytes:
-    """Bodies that were recorded as sent may be compressed; a bound keeps small ones from filling memory."""
-    if not raw.startswith(_GZIP):
+    """Bodies that were recorded as sent may be compressed; a bound keeps small ones from filling memory.
+
+    Raises:
+        ValueError: It is compressed otherwise, or too long.
+        zlib.error: It is damaged.
+    """
+    if not raw.startswith(_COMPRESSED):
+        if _CONTROL.search(raw, 0, _LOOKED_AT_BYTES):
+            raise ValueError("the body is no text")
         return raw
-    unpacker = zlib.decompressobj(wbits=31)
+    unpacker = zlib.decompressobj(wbits=_GZIP_OR_DEFLATE)
     body = unpacker.decompress(raw, _MAX_BODY_BYTES)
     if unpacker.unconsumed_tail:
         raise ValueError("the body is too long")

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import os
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kv_pipeline_tests.strategies import json_values
 START = {"type": "message_start", "message": {"id": "msg_7", "usage": {"input_tokens": 5}}}
 DELTA = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}
 EVENTS = "".join(f"event: {event['type']}\r\ndata: {json.dumps(event)}\r\n\r\n" for event in (START, DELTA))
+BROTLI = b"\x8b\x10\x80" + b'{"id": "msg_7"}' + b"\x03"  # short texts stay as they are in `br`
 
 
 def read(path: Path) -> tuple[Recording, pl.DataFrame]:
@@ -89,8 +91,13 @@ def test_headers_name_session_and_agent(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [{"text": EVENTS}, encoded(EVENTS.encode()), encoded(gzip.compress(EVENTS.encode()))],
-    ids=["text", "base64", "compressed"],
+    [
+        {"text": EVENTS},
+        encoded(EVENTS.encode()),
+        encoded(gzip.compress(EVENTS.encode())),
+        encoded(zlib.compress(EVENTS.encode())),
+    ],
+    ids=["text", "base64", "gzip", "deflate"],
 )
 def test_a_streamed_answer_is_read_from_its_events(tmp_path, content):
     row = only_row(tmp_path, make_entry(response={"content": content}))
@@ -110,6 +117,8 @@ def test_a_request_may_be_encoded_too(tmp_path):
         ({"status": 0}, "no_response", []),
         ({"content": {}}, "no_response", [(1, "no_response_body", False)]),
         ({"content": encoded(gzip.compress(EVENTS.encode())[:30])}, "error", []),
+        ({"content": encoded(BROTLI)}, "no_response", [(1, "no_response_body", False)]),
+        ({"content": encoded(EVENTS.encode() + b"\xe2\x82")}, "ok", []),
         ({"content": {"text": "%%%", "encoding": "base64"}}, "no_response", [(1, "no_response_body", False)]),
         ({"status": 529}, "error", []),
         ({"status": 529, "content": {}}, "error", [(1, "no_response_body", False)]),
