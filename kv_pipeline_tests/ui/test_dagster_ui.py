@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from selenium.webdriver.common.by import By
 
 from kv_pipeline.defs.instance import open_instance
 from kv_pipeline.reports.figures import fleet
@@ -29,13 +31,14 @@ GROUPS = {
     "databases": ["raw_requests", "message_index"],
     "conversations": ["conversation_index", "tokenized_blocks"],
     "results": ["traces", "validation_report"],
-    "nightly": ["nightly_report"],
 }
-CHAIN = [asset for group in ("databases", "conversations", "results") for asset in GROUPS[group]]
+CHAIN = [asset for assets in GROUPS.values() for asset in assets]
+BOX = "//*[name()='foreignObject']"
 FORGOTTEN = "grace/forgotten"
 IMPOSSIBLE = {"KV_PIPELINE_ALERT_MATCH_RATE_WARN": "1.2", "KV_PIPELINE_ALERT_MATCH_RATE_ERROR": "1.1"}
 """More than all answers can't be found, so the check fails."""
 
+Rect = dict[str, float]
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
     reason="Chromium and its driver are not installed (chromium, chromium-driver), so the Dagster UI is not driven",
@@ -136,17 +139,20 @@ def launch_run(browser: Browser, asset: str) -> None:
 
 def check_lineage(browser: Browser) -> None:
     browser.open("/asset-groups")
-    for group in GROUPS:
-        browser.click(f"//*[name()='foreignObject']//*[@data-tooltip='{group}']")
-        browser.see(f"//*[name()='foreignObject']//*[@aria-label='unfold_less'][ancestor::*[contains(., '{group}')]]")
-    browser.reload()  # it fits the whole graph into the window
-    browser.see("//*[name()='foreignObject'][contains(., 'validation_report')]")
+    for group, assets in GROUPS.items():
+        browser.click(f"{BOX}//*[@data-tooltip='{group}']")
+        browser.see(f"{BOX}//*[text()='{assets[-1]}']")
+        browser.reload()  # fits the whole graph into the window again
+    for asset in CHAIN:
+        browser.see(f"{BOX}//*[text()='{asset}']")
     browser.picture("lineage")
-    boxes = {box.text.partition("\n")[0]: box for box in browser.all("//*[name()='foreignObject']") if box.text}
-    assert boxes.keys() >= {*GROUPS, *CHAIN, "nightly_report"}
+    boxes = {box.text.partition("\n")[0]: box.rect for box in browser.all(BOX) if box.text}
     for group, assets in GROUPS.items():
         for asset in assets:
-            assert is_inside(boxes[asset].rect, boxes[group].rect), (asset, group)
+            assert is_inside(boxes[asset], boxes[group]), (asset, group)
+    assert "nightly" in boxes
+    arrows = [path.rect for path in browser.all("//*[name()='path'][@marker-end]")]
+    assert sorted(ends(arrow, {asset: boxes[asset] for asset in CHAIN}) for arrow in arrows) == sorted(pairwise(CHAIN))
 
 
 def check_asset_page(site: Site) -> None:
@@ -155,11 +161,10 @@ def check_asset_page(site: Site) -> None:
     browser.see_text("One row per API request of a database or log; content held once, as segments.")
     rows = site.store.read(RAW_REQUESTS, site.store.partitions(RAW_REQUESTS.name)).height
     browser.see(f"//*[text()='Row count']/following::*[text()='{rows}']")
-    names = browser.texts("//table//tr/td[1]")
-    assert names[: len(RAW_REQUESTS.columns)] == list(RAW_REQUESTS.columns)
+    assert browser.texts("(//table)[1]/tbody/tr/td[1]") == list(RAW_REQUESTS.columns)
     browser.picture("asset")
     panel = browser.see_text("Definition").rect["x"]
-    for cell in browser.all("//table//tr/td[3]")[:5]:
+    for cell in browser.all("(//table)[1]/tbody/tr/td[3]")[:5]:
         assert cell.rect["x"] + cell.rect["width"] < panel
 
 
@@ -188,14 +193,12 @@ def check_partitions(site: Site) -> None:
 
 
 def check_automation(browser: Browser) -> None:
-    names = ("landing_sensor", "nightly_schedule", "freshness_sensor", "alert_sensor")
     browser.open("/automation")
-    for name in names:
-        browser.see_text(name)
+    for name in ("landing_sensor", "nightly_schedule", "freshness_sensor", "alert_sensor"):
+        row = f"//*[@data-index][.//*[text()='{name}']]"
+        switch = browser.see(f"{row}//label[contains(@class, 'formatSwitch')]")
+        assert not switch.find_element(By.TAG_NAME, "input").is_selected(), name
     browser.picture("automation")
-    switches = browser.all("//input[@type='checkbox'][@role='switch']|//*[@role='switch']")
-    assert len(switches) == len(names)
-    assert not any(switch.is_selected() for switch in switches)
 
 
 def check_failed_check(browser: Browser) -> None:
@@ -211,7 +214,20 @@ def wait_for_backfill(browser: Browser) -> None:
     browser.picture("backfill-done")
 
 
-def is_inside(inner: dict[str, float], outer: dict[str, float]) -> bool:
+def ends(arrow: Rect, boxes: Mapping[str, Rect]) -> tuple[str, str]:
+    """Names of the boxes that an arrow leads from and to: the nearest ones."""
+
+    def distance(box: Rect, edge: float, point: float) -> float:
+        return abs(edge - point) + abs(box["y"] + box["height"] / 2 - arrow["y"])
+
+    tail, head = arrow["x"], arrow["x"] + arrow["width"]
+    return (
+        min(boxes, key=lambda name: distance(boxes[name], boxes[name]["x"] + boxes[name]["width"], tail)),
+        min(boxes, key=lambda name: distance(boxes[name], boxes[name]["x"], head)),
+    )
+
+
+def is_inside(inner: Rect, outer: Rect) -> bool:
     return all(
         outer[edge] <= inner[edge] and inner[edge] + inner[size] <= outer[edge] + outer[size] + 1
         for edge, size in (("x", "width"), ("y", "height"))
