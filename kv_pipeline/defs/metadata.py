@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -21,7 +22,7 @@ def column_schema(model: pa.DataFrameSchema) -> dict[str, dg.TableSchema]:
     columns = [
         dg.TableColumn(
             name=name,
-            type=str(column.dtype),
+            type=_type_name(str(column.dtype)),
             description=column.description,
             constraints=dg.TableColumnConstraints(
                 nullable=column.nullable, other=[_constraint(check) for check in column.checks]
@@ -65,6 +66,11 @@ def _table_rows(store: Store, model: pa.DataFrameSchema, partitions: Sequence[st
     if not paths:
         return 0
     return int(pl.scan_parquet(paths, hive_partitioning=False, glob=False).select(pl.len()).collect().item())
+
+
+def _type_name(dtype: str) -> str:
+    """A type's name without names of fields and units: beside a wide one Dagster cuts descriptions off."""
+    return re.sub(r"time_(?:unit|zone)='(\w+)'", r"\1", re.sub(r"Struct\(\{.*\}\)", "Struct", dtype))
 
 
 def _constraint(check: pa.Check) -> str:

@@ -48,14 +48,23 @@ def test_asset_is_what_the_ui_should_show(name: str) -> None:
     found = spec.partitions_def
     assert (found.name if isinstance(found, dg.DynamicPartitionsDefinition) else None) == partitions
     schema = spec.metadata["dagster/column_schema"]
-    assert [
-        (column.name, column.type, column.description, column.constraints.nullable) for column in schema.columns
-    ] == [(key, str(column.dtype), column.description, column.nullable) for key, column in model.columns.items()]
+    assert [(column.name, column.description, column.constraints.nullable) for column in schema.columns] == [
+        (key, column.description, column.nullable) for key, column in model.columns.items()
+    ]
     assert all(column.description for column in schema.columns)
     assert [len(column.constraints.other) for column in schema.columns] == [
         len(column.checks) for column in model.columns.values()
     ]
     assert schema.constraints.other == [f"key: {name}" for name in model.unique]
+
+
+def test_types_are_short_enough_to_leave_room_for_descriptions() -> None:
+    types = {
+        column.name: column.type for name in ASSETS for column in node(name).metadata["dagster/column_schema"].columns
+    }
+    assert (types["requested_at_utc"], types["breakpoints"]) == ("Datetime(us, UTC)", "List(Struct)")
+    assert (types["output_types"], types["status_code"]) == ("List(String)", "Int32")
+    assert max(map(len, types.values())) == len("Datetime(us, UTC)")
 
 
 def test_constraints_read_as_words() -> None:
@@ -83,6 +92,7 @@ def test_sensor_is_off_and_everything_is_described() -> None:
     for sensor in repository.sensor_defs:
         assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
         assert sensor.description
+    assert all(schedule.description for schedule in repository.schedule_defs)
     jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
     assert {job.name for job in jobs if job.description} == {
         "ingest_databases",
