@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
@@ -94,12 +95,12 @@ def _spread(changes: list[Callable[[], object]], duration_s: float, rng: Random)
 def _changes(delivery: Delivery, way: str) -> list[Callable[[], object]]:
     target = delivery.target
     if way == "whole":
-        return [lambda: _copy(delivery)]
+        return [partial(_copy, delivery)]
     if way == "appended to":
-        return [lambda: _first_half(delivery), lambda: _second_half(delivery)]
+        return [partial(_first_half, delivery), partial(_second_half, delivery)]
     place = target.with_name(f"{target.name}.part") if way == "renamed late" else target
-    pieces = [lambda n=n: _piece(delivery.source, place, n) for n in range(N_PIECES)]
-    return [*pieces, lambda: place.rename(target)]
+    pieces = [partial(_piece, delivery.source, place, number) for number in range(N_PIECES)]
+    return [*pieces, partial(place.rename, target)]
 
 
 def _copy(delivery: Delivery) -> None:
@@ -137,7 +138,7 @@ def _lines(delivery: Delivery, n_parts: int) -> list[Callable[[], object]]:
     lines = delivery.source.read_bytes().splitlines(keepends=True)
     length = max(1, -(-len(lines) // n_parts))
     parts = [b"".join(lines[start : start + length]) for start in range(0, len(lines), length)]
-    return [lambda part=part: _append(delivery.target, part) for part in parts]
+    return [partial(_append, delivery.target, part) for part in parts]
 
 
 def _append(target: Path, part: bytes) -> None:

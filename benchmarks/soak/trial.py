@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,8 +28,10 @@ SETTLE_S: Final = 2
 SENSOR_S: Final = 5
 _POLL_S: Final = 0.2
 _LOOK_S: Final = 2.0
-_DAEMON_SHARE: Final = 0.15
-"""Kills that meet the daemon; half of these take everything that it started along."""
+_VICTIMS: Final = {"run": 8, "daemon": 1, "everything": 1}
+"""Who is killed, and how often: a run, the daemon alone, or the daemon with everything that it started."""
+_AFTERWARDS: Final = 0.25
+"""How much longer than things arrive somebody is killed."""
 _RESTART_S: Final = 3.0
 _UP_TO_DATE: Final = "Everything is up to date."
 _COMMAND: Final = [sys.executable, "-W", "ignore", "-c", "from kv_pipeline.cli import main; main()"]
@@ -110,6 +113,7 @@ def soak(plan: Plan, out: Path) -> Outcome:
             daemon.start()
             trial = _Trial(daemon, instance, plan)
             trial.arrive(steps)
+            trial.kill_on()
             trial.wait_for_quiet()
         return _outcome(trial, len(steps), inbox, store)
 
@@ -152,19 +156,25 @@ class _Trial:
         self.s_to_quiet: float | None = None
         self._restart_at: float | None = None
         self._last_s = time.time()
+        self._kill_at = time.monotonic() + self._pause_s()
 
     def arrive(self, steps: list[Step]) -> None:
         """Let everything arrive, and kill meanwhile."""
         begun = time.monotonic()
-        kill_at = begun + self._pause_s()
         for step in steps:
             while (now := time.monotonic()) < begun + step.at_s:
-                if now >= kill_at:
-                    self._kill_somebody()
-                    kill_at = now + self._pause_s()
                 self._attend()
                 time.sleep(min(_POLL_S, max(0.0, begun + step.at_s - now)))
             step.change()
+        self._last_s = time.time()
+
+    def kill_on(self) -> None:
+        """Go on killing for a while, so that runs of the last changes are met."""
+        end = time.monotonic() + _AFTERWARDS * self._plan.arrive_s
+        while time.monotonic() < end:
+            self._attend()
+            time.sleep(_POLL_S)
+        self._kill_at = math.inf
         self._last_s = time.time()
 
     def wait_for_quiet(self) -> None:
@@ -183,17 +193,23 @@ class _Trial:
         return self._rng.expovariate(1 / self._plan.kill_every_s)
 
     def _kill_somebody(self) -> None:
-        if self._rng.random() < _DAEMON_SHARE:
-            if self._daemon.is_alive():
-                is_all = self._rng.random() < 0.5
-                self._daemon.kill(with_descendants=is_all)
-                self.killed["everything" if is_all else "daemon"] += 1
-                self._restart_at = time.monotonic() + _RESTART_S
-        elif (runs := run_processes()) and kill(self._rng.choice(runs)):
-            self.killed["run"] += 1
+        """Kill a run, and now and then the daemon; once a run is there and the daemon is up."""
+        runs = run_processes()
+        if not runs or not self._daemon.is_alive():
+            return
+        victim = self._rng.choices(list(_VICTIMS), list(_VICTIMS.values()))[0]
+        if victim == "run":
+            kill(self._rng.choice(runs))
+        else:
+            self._daemon.kill(with_descendants=victim == "everything")
+            self._restart_at = time.monotonic() + _RESTART_S
+        self.killed[victim] += 1
+        self._kill_at = time.monotonic() + self._pause_s()
 
     def _attend(self) -> None:
-        """Start the daemon again, take note of who ended, and of memory."""
+        """Kill somebody if it is time, start the daemon again, take note of who ended, and of memory."""
+        if time.monotonic() >= self._kill_at:
+            self._kill_somebody()
         if self._restart_at is not None and time.monotonic() >= self._restart_at:
             self._daemon.start()
             self._restart_at = None
