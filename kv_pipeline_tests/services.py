@@ -4,17 +4,23 @@
     KV_PIPELINE_TEST_RABBITMQ_URL   a RabbitMQ server
     KV_PIPELINE_TEST_REDIS_URL      a Redis server
 
-Each test has a database, a queue, and a Redis prefix of its own, and removes them.
+Each test has a database, a queue, and a Redis prefix of its own, and removes them. A server that is to be restarted is
+started by the test itself, from the programs that are installed.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import socket
+import subprocess
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,6 +60,61 @@ def postgres_database() -> Iterator[str]:
     finally:
         with connected(POSTGRES) as connection:
             connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+class OwnPostgres(NamedTuple):
+    """A PostgreSQL server that only the test knows, and may restart.
+
+    Attributes:
+        url: Its empty database.
+        control: Runs `pg_ctl` on it with more arguments.
+    """
+
+    url: str
+    control: Callable[..., None]
+
+
+@contextmanager
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A new server from the installed programs, on a free port of this machine; stopped and removed at the end."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[-1:] or [Path(shutil.which("initdb") or "")]
+    folder = programs[0].parent
+    if not (folder / "pg_ctl").exists():
+        pytest.skip("no initdb and pg_ctl are installed, so no PostgreSQL server can be started")
+    as_other = _not_as_root()
+    with tempfile.TemporaryDirectory() as name, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        if as_other:
+            shutil.chown(name, "postgres")
+        data = f"{name}/data"
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+
+        def control(*arguments: str) -> None:
+            command = [*as_other, str(folder / "pg_ctl"), "-D", data, "-l", f"{name}/log", "-w", *arguments]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=name)
+
+        initialize = [str(folder / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        subprocess.run([*as_other, *initialize], check=True, stdout=subprocess.DEVNULL, cwd=name)
+        control("-o", options, "start")
+        try:
+            yield OwnPostgres(f"postgresql://postgres@127.0.0.1:{port}/postgres", control)
+        finally:
+            control("-m", "immediate", "stop")
+
+
+def _not_as_root() -> list[str]:
+    """What to put before a command that PostgreSQL refuses to run as root."""
+    if os.geteuid():
+        return []
+    try:
+        pwd.getpwnam("postgres")
+    except KeyError:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+    if not shutil.which("runuser"):
+        pytest.skip("PostgreSQL does not run as root, and runuser is not installed")
+    return ["runuser", "-u", "postgres", "--"]
 
 
 @contextmanager

@@ -13,15 +13,20 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from kv_pipeline.defs.instance import POSTGRES_VARIABLE, open_instance
 from kv_pipeline.errors import StoreError
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.sources.claude_code_proxy import database
 from kv_pipeline.store import Store
+from kv_pipeline_tests.daemon import opening_held, wait_for
+from kv_pipeline_tests.services import own_postgres
 from kv_pipeline_tests.test_crash import assert_same, contents
 from kv_pipeline_tests.upkeep.conftest import EXAMPLE
 
@@ -192,3 +197,32 @@ def test_a_store_that_goes_away_while_a_run_waits(folder: Path) -> None:
     settings.write_text(settings.read_text().replace(store.settings.salt_check, "0" * 32))
     with pytest.raises(StoreError, match="was replaced in the meantime"):
         bring_up_to_date(store, Inputs(folder / "inbox"))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_postgresql_restarted_during_a_run(
+    folder: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The run that was going ends, with an error or without; a few seconds each."""
+    store, landed = folder / f"postgresql-{mode}", {path: path.stat() for path in (folder / "inbox").rglob("*")}
+    Store.open(store)
+    with own_postgres() as server:
+        monkeypatch.setenv(POSTGRES_VARIABLE, server.url)
+        with open_instance(store) as instance, ThreadPoolExecutor(1) as pool:
+            assert instance.get_runs_count() == 0
+            with opening_held(store):
+                running = pool.submit(command, folder / "inbox", store)
+                wait_for(
+                    lambda: instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])) == 1,
+                    store / "store.json",
+                )
+                server.control("-m", mode, "restart")
+            done = running.result()
+        assert done.returncode in {0, 1}, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or done.stderr.splitlines()[-1].startswith("kv-pipeline: ")
+        assert_recovers(folder / "inbox", store, expected)
+        with open_instance(store) as instance:
+            statuses = {run.status.value for run in instance.get_runs()}
+    assert statuses <= {"SUCCESS", "FAILURE"}
+    assert {path: path.stat() for path in landed} == landed

@@ -116,7 +116,9 @@ def _print_forgotten(user_id: str, n_files: int, n_records: int | None, n_remove
     out = console()
     out.print(f"Removed {user_id}: {n_files} files of tables, {n_removed} files of exports.", markup=False)
     if n_records is None:
-        out.print("Dagster's history is not in SQLite files here and still names their partitions.")
+        out.print(
+            "Dagster's history is neither in SQLite files nor in PostgreSQL here: it still names their partitions."
+        )
     else:
         out.print(f"Dagster's history names none of their partitions any more; {n_records} records were changed.")
     if n_removed:

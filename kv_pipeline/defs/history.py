@@ -25,7 +25,8 @@ class Forgotten(NamedTuple):
 
     Attributes:
         conversations: Their conversations that were listed as partitions.
-        n_records: Records in which keys were replaced; None if the instance's storage is not in SQLite files.
+        n_records: Records in which keys were replaced; None if the instance's storage is neither in SQLite files nor in
+            PostgreSQL.
     """
 
     conversations: list[str]
@@ -45,8 +46,9 @@ def forget_partitions(instance: dg.DagsterInstance, home: Path, user_id: str) ->
         keys = instance.get_dynamic_partitions(str(definition.name))
         mine = [key for key in keys if key.partition("/")[0] == user_id]
         delete_dynamic_partitions(instance, str(definition.name), mine)
-    files = sorted(home.rglob("*.db"))
-    return Forgotten(mine, sum(scrub(path, user_id) for path in files) if files else None)
+    counts = [scrub(path, user_id) for path in sorted(home.rglob("*.db"))]
+    counts += [_scrub_postgres(url, user_id) for url in _postgres_urls(instance)]
+    return Forgotten(mine, sum(counts) if counts else None)
 
 
 def forget_all_partitions(instance: dg.DagsterInstance) -> None:
@@ -58,9 +60,27 @@ def forget_all_partitions(instance: dg.DagsterInstance) -> None:
 
 def scrub(path: Path, user_id: str) -> int:
     """Replace a user's partition keys wherever a SQLite file has text; returns how many cells."""
-    key = re.compile(rf"(?<!{_NAME}){re.escape(user_id)}/{_NAME}[^\s\"'\\,\]\)]*")
+    key = re.compile(_key_pattern(user_id))
     with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S)) as database, database:
         return sum(_scrub_column(database, *column, user_id, key) for column in _text_columns(database))
+
+
+def _key_pattern(user_id: str) -> str:
+    """Matches a user's partition keys, in Python and in PostgreSQL."""
+    return rf"(?<!{_NAME}){re.escape(user_id)}/{_NAME}[^\s\"'\\,\]\)]*"
+
+
+def _postgres_urls(instance: dg.DagsterInstance) -> list[str]:
+    """Databases that an instance keeps its records in, if they are PostgreSQL's."""
+    storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+    return sorted({url for storage in storages if isinstance(url := getattr(storage, "postgres_url", None), str)})
+
+
+def _scrub_postgres(url: str, user_id: str) -> int:
+    """As `scrub`, in those tables of a database that are Dagster's."""
+    from kv_pipeline.defs.postgres import replace_in_records
+
+    return replace_in_records(url, f"{user_id}/", _key_pattern(user_id), REMOVED)
 
 
 def _text_columns(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:

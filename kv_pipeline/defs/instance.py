@@ -80,7 +80,13 @@ def _is_ours(config: Path) -> bool:
     log = found.get("event_log_storage", {}) if isinstance(found, dict) else {}
     folder = log.get("config", {}).get("base_dir") if isinstance(log, dict) else None
     home = Path(folder).parents[1] if isinstance(folder, str) else config.parent
-    return found in (_on_sqlite(home), _on_postgres(), _on_workers())
+    unwatched = map(_unwatched, (_on_sqlite(home), _on_postgres()))
+    return found in (_on_sqlite(home), _on_postgres(), _on_workers(), *unwatched)
+
+
+def _unwatched(configuration: dict[str, Any]) -> dict[str, Any]:
+    """As earlier versions wrote it."""
+    return {name: value for name, value in configuration.items() if name not in _WATCHED}
 
 
 def _configuration(home: Path) -> dict[str, Any]:
@@ -101,13 +107,20 @@ _COMMON: Final[dict[str, Any]] = {
 }
 
 
+_WATCHED: Final[dict[str, Any]] = {
+    "run_launcher": {"module": "kv_pipeline.defs.launcher", "class": "WatchedRunLauncher"},
+    "run_monitoring": {"enabled": True, "poll_interval_seconds": 10},
+}
+"""Runs of the daemon and the UI, as processes of this machine: one whose process was killed is marked as failed."""
+
+
 def _on_sqlite(home: Path) -> dict[str, Any]:
     log = {
         "module": "kv_pipeline.defs.event_log",
         "class": "BatchedSqliteEventLogStorage",
         "config": {"base_dir": str(home / "history" / "runs")},
     }
-    return {**_COMMON, "event_log_storage": log}
+    return {**_COMMON, **_WATCHED, "event_log_storage": log}
 
 
 def _on_postgres() -> dict[str, Any]:
@@ -116,7 +129,7 @@ def _on_postgres() -> dict[str, Any]:
         "class": "PostgresStorage",
         "config": {"postgres_url": {"env": POSTGRES_VARIABLE}},
     }
-    return {**_COMMON, "storage": {"custom": storage}}
+    return {**_COMMON, **_WATCHED, "storage": {"custom": storage}}
 
 
 def _on_workers() -> dict[str, Any]:

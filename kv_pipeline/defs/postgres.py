@@ -20,7 +20,9 @@ from typing import Any, Final, Self
 
 import sqlalchemy
 from dagster import Field, StringSource
-from dagster._core.storage.event_log.schema import DynamicPartitionsTable
+from dagster._core.storage.event_log.schema import DynamicPartitionsTable, SqlEventLogStorageMetadata
+from dagster._core.storage.runs.schema import RunStorageSqlMetadata
+from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy.engine import Connection, make_url
@@ -100,6 +102,39 @@ class PostgresStorage(DagsterPostgresStorage):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         """Build the storage from its ``config`` block."""
         return cls(config_value["postgres_url"], inst_data)
+
+
+def replace_in_records(url: str, part: str, pattern: str, replacement: str) -> int:
+    """Replace what matches a pattern in every text that Dagster keeps in a database, in one transaction.
+
+    Args:
+        url: The database. Tables in it that are not Dagster's are left alone.
+        part: What every match contains; looked for first.
+        pattern: Regular expression of PostgreSQL.
+        replacement: What is put in place of a match.
+
+    Returns:
+        How many cells were changed.
+    """
+    engine = sqlalchemy.create_engine(installed_url(url), poolclass=NullPool)
+    with engine.begin() as connection:
+        there = set(sqlalchemy.inspect(connection).get_table_names())
+        columns = [column for column in _text_columns() if column.table.name in there]
+        return sum(_replace_in(connection, column, part, pattern, replacement) for column in columns)
+
+
+def _text_columns() -> Iterator[sqlalchemy.Column[Any]]:
+    for metadata in (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata):
+        for table in metadata.sorted_tables:
+            yield from (column for column in table.columns if isinstance(column.type, sqlalchemy.String))
+
+
+def _replace_in(
+    connection: Connection, column: sqlalchemy.Column[Any], part: str, pattern: str, replacement: str
+) -> int:
+    found = (sqlalchemy.func.strpos(column, part) > 0) & column.regexp_match(pattern)
+    replaced = sqlalchemy.func.regexp_replace(column, pattern, replacement, "g")
+    return connection.execute(column.table.update().where(found).values({column: replaced})).rowcount
 
 
 def _delete(connection: Connection, partitions_def_name: str, partition_keys: Sequence[str]) -> None:

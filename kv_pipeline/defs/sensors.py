@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -11,6 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import dagster as dg
 import msgspec
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from kv_pipeline.defs.jobs import JOBS, index_conversations, ingest_databases, make_conversations
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
@@ -24,14 +27,20 @@ from kv_pipeline.steps.index import conversations, user_fingerprint
 from kv_pipeline.steps.settled import Settled, settled
 from kv_pipeline.store import Store
 
-INTERVAL_S: Final = 30
+INTERVAL_VARIABLE: Final = "KV_PIPELINE_SENSOR_S"
+DEFAULT_INTERVAL_S: Final = "30"
+REQUEST_TAG: Final = "kv_pipeline/request"
+"""Tag of runs that the sensor requested: digest of what is to be done."""
+MAX_LOST: Final = 3
+"""Times that the same work is requested again because the process of its run was killed."""
 DESCRIPTION: Final = """Requests runs for what is new or changed in the landing folder, one job after the other.
 
 Databases are registered as partitions; then the index, which registers conversations; then the conversations.
 Each is requested once per state of its inputs, so what failed is not tried again until they change; reset the
-cursor to try at once. While a run is working on the store the sensor waits. Files that changed in the last
-KV_PIPELINE_SETTLE_S seconds (60) are left for later, and so are databases that are incomplete or locked; users'
-transcripts that never stand still are taken every night. Recordings that left the folder are told in its log.
+cursor to try at once. What was killed is requested again, three times at most. While a run is working on the store
+the sensor waits. Files that changed in the last KV_PIPELINE_SETTLE_S seconds (60) are left for later, and so are
+databases that are incomplete or locked; users' transcripts that never stand still are taken every night. Recordings
+that left the folder are told in its log.
 """
 
 
@@ -89,19 +98,24 @@ class _Busy(Exception):  # noqa: N818 - a state, not an error
 
 @dg.sensor(
     jobs=JOBS,
-    minimum_interval_seconds=INTERVAL_S,
+    minimum_interval_seconds=int(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL_S)),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=DESCRIPTION,
 )
 def landing_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
     """Request the next job that has something to do; see `DESCRIPTION`."""
+    if _is_awaited(context.instance):
+        return dg.SensorResult(skip_reason="A run that was requested has not ended.")
     try:
         cursor = _Cursor.read(context.cursor)
         found, store = pipeline.landing(), pipeline.open_store()
         look = settled(found, cursor.seen, time.time(), pipeline.settle_s)
         with store.writing(on_wait=_give_up):
             cursor = cursor._replace(seen=look.seen, gone=_told_gone(context, store, found, cursor.gone))
-            return _request(context, cursor, look.waiting, list(_to_do(store, found, look)))
+            result = _request(context, cursor, look.waiting, list(_to_do(store, found, look)))
+            if result.run_requests:
+                store.sweep()  # runs that were killed left temporary files, and this process is alone
+            return result
     except UsageError:
         return dg.SensorResult(skip_reason="There is no landing folder.")
     except _Busy:
@@ -112,17 +126,44 @@ def _request(
     context: dg.SensorEvaluationContext, cursor: _Cursor, waiting: Sequence[str], to_do: Sequence[_Work]
 ) -> dg.SensorResult:
     """Request the first work that was not requested yet; what is up to date again may be requested again."""
-    pending = {work.job: work.digest for work in to_do if cursor.asked.get(work.job) == work.digest}
+    asked = [work for work in to_do if cursor.asked.get(work.job) == work.digest]
+    pending = {work.job: work.digest for work in asked if not _is_lost(context.instance, work)}
     work = next((work for work in to_do if work.job not in pending), None)
     if work is None:
         return dg.SensorResult(skip_reason=_reason(pending, waiting), cursor=cursor._replace(asked=pending).text)
     tags = claim_range(context.instance, work.partitions, list(work.fingerprints)) if work.partitions else {}
-    asked = pending | {work.job: work.digest}
-    return dg.SensorResult([_run_request(work, tags)], cursor=cursor._replace(asked=asked).text)
+    request = dg.RunRequest(job_name=work.job, tags={**tags, REQUEST_TAG: work.digest}, run_config=dict(work.config))
+    return dg.SensorResult([request], cursor=cursor._replace(asked=pending | {work.job: work.digest}).text)
 
 
-def _run_request(work: _Work, tags: Mapping[str, str]) -> dg.RunRequest:
-    return dg.RunRequest(job_name=work.job, tags=tags, run_config=dict(work.config))
+def _is_awaited(instance: dg.DagsterInstance) -> bool:
+    """Whether a run that was requested has not ended: asking for more would move the partitions that it is to work on.
+
+    Only where Dagster notices those that never will, or a lost one would be waited for for ever.
+    """
+    if not (instance.run_monitoring_enabled and instance.run_monitoring_start_timeout_seconds):
+        return False
+    going = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    return any(REQUEST_TAG in run.tags for run in going)
+
+
+def _is_lost(instance: dg.DagsterInstance, work: _Work) -> bool:
+    """Whether what was requested has to be requested again: nothing failed, but the run or its process is gone.
+
+    Where Dagster launches such runs again, that comes first.
+    """
+    runs = instance.get_runs(dg.RunsFilter(job_name=work.job, tags={REQUEST_TAG: work.digest}))
+    if not runs:
+        return True
+    n_lost = sum(_was_killed(instance, run) for run in runs)
+    return n_lost <= MAX_LOST and _was_killed(instance, runs[0]) and runs[0].tags.get(WILL_RETRY_TAG) != "true"
+
+
+def _was_killed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run failed and none of its steps did."""
+    if run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    return not instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
 
 
 def _reason(pending: Mapping[str, str], waiting: Sequence[str]) -> str:

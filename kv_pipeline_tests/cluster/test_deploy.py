@@ -35,7 +35,8 @@ def test_configurations_are_those_that_commands_write(name, has_broker, tmp_path
         reference = InstanceRef.from_dir(str(tmp_path / "dagster"), config_dir=str(DEPLOY / name))
         with dg.DagsterInstance.from_ref(reference) as instance:
             assert instance.get_runs_count() == 0
-            assert instance.run_monitoring_enabled == has_broker
+            assert instance.run_monitoring_enabled
+            assert instance.run_retries_enabled == has_broker
     assert yaml.safe_load((DEPLOY / name / "dagster.yaml").read_text()) == written
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from kv_pipeline.defs.build import build_defs
 from kv_pipeline.defs.instance import open_instance
 from kv_pipeline.defs.partitions import RANGE_END, RANGE_START
 from kv_pipeline.defs.resources import PipelineResource
-from kv_pipeline.defs.sensors import landing_sensor
+from kv_pipeline.defs.sensors import MAX_LOST, landing_sensor
 from kv_pipeline.store import Store
 from kv_pipeline_tests.defs.conftest import EXAMPLE, Place, writer_at_work
 
@@ -62,21 +63,70 @@ def test_damage_is_requested_again(place: Place) -> None:
     place.store.remove("traces", key)
     request = requested(tick(place, None))
     assert request.job_name == "make_conversations"
-    assert request.tags == {RANGE_START: key, RANGE_END: key}
+    assert ranges(request) == [key, key]
     assert place.instance.get_dynamic_partitions("conversations")[-1] == key
 
 
-def test_the_same_work_is_requested_once(empty: Place) -> None:
+def launched(place: Place, result: dg.SensorResult, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    """The run that the daemon makes of a request, as far as it got."""
+    request = requested(result)
+    job = build_defs(resource_overrides={"pipeline": place.pipeline}).resolve_job_def(str(request.job_name))
+    return place.instance.create_run_for_job(job, tags=dict(request.tags), status=status)
+
+
+def failed_step(place: Place, result: dg.SensorResult) -> None:
+    """A run that was requested, and fails: its recordings are gone when it looks."""
+    away = place.inbox.rename(place.inbox.with_name("away"))
+    request = requested(result)
+    assert not place.run(str(request.job_name), tags=dict(request.tags)).success
+    away.rename(place.inbox)
+
+
+def ranges(request: dg.RunRequest) -> list[str]:
+    return [request.tags[RANGE_START], request.tags[RANGE_END]]
+
+
+def test_what_failed_is_requested_once(empty: Place) -> None:
     shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
     first = tick(empty, None)
-    assert requested(first).tags == {RANGE_START: "grace/requests", RANGE_END: "grace/requests"}
-    second = tick(empty, first.cursor)  # it failed, or still waits: the index of what is there goes on
+    assert ranges(requested(first)) == ["grace/requests", "grace/requests"]
+    failed_step(empty, first)
+    second = tick(empty, first.cursor)  # the index of what is there goes on
     assert requested(second).job_name == "index_conversations"
+    failed_step(empty, second)
     third = tick(empty, second.cursor)
     assert reason(third) == "Requested already: ingest_databases, index_conversations."
     shutil.copy(EXAMPLE / "linus/requests.db", empty.inbox / "grace/more.db")
-    fourth = requested(tick(empty, third.cursor))
-    assert fourth.tags == {RANGE_START: "grace/more", RANGE_END: "grace/requests"}
+    assert ranges(requested(tick(empty, third.cursor))) == ["grace/more", "grace/requests"]
+
+
+def test_what_was_killed_is_requested_again_but_not_for_ever(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    result = tick(empty, None)
+    left = empty.store.root / "traces" / "grace" / ".tmp-999999999-x.parquet"
+    left.parent.mkdir(parents=True)
+    for _ in range(MAX_LOST + 1):
+        left.touch()
+        assert requested(result).job_name == "ingest_databases"
+        run = launched(empty, result, dg.DagsterRunStatus.STARTED)
+        assert reason(tick(empty, result.cursor)) == "A run that was requested has not ended."
+        empty.instance.report_run_failed(run, "gone")
+        result = tick(empty, result.cursor)
+        assert not left.exists()
+    assert requested(result).job_name == "index_conversations"
+
+
+def test_what_never_became_a_run_is_requested_again(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    first = tick(empty, None)
+    assert requested(tick(empty, first.cursor)) == requested(first)
+
+
+def test_what_was_canceled_stays_so(empty: Place) -> None:
+    shutil.copytree(EXAMPLE / "grace", empty.inbox / "grace")
+    first = tick(empty, None)
+    launched(empty, first, dg.DagsterRunStatus.CANCELED)
+    assert requested(tick(empty, first.cursor)).job_name == "index_conversations"
 
 
 def test_waits_while_a_run_is_working(place: Place) -> None:
@@ -110,6 +160,7 @@ def test_only_settled_files_are_requested(empty: Place) -> None:
     ready = {key: value for key, value in long_ago.items() if not key.startswith("transcripts")}
     second = look(json.dumps(remembered | {"seen": ready}))
     assert requested(second).job_name == "ingest_databases"
+    launched(empty, second, dg.DagsterRunStatus.CANCELED)
     third = look(second.cursor)
     assert "Requested already: ingest_databases. Still changing" in reason(third)
     fourth = look(json.dumps(remembered | {"seen": long_ago, "asked": json.loads(str(third.cursor))["asked"]}))
