@@ -9,7 +9,7 @@ import socket
 
 def this_process() -> str:
     """Name of this process among those of all machines: its id and a digest of the machine's name."""
-    return f"{os.getpid()}@{_this_machine()}"
+    return f"{os.getpid()}@{this_machine()}"
 
 
 def is_other_alive(process: str) -> bool | None:
@@ -19,12 +19,13 @@ def is_other_alive(process: str) -> bool | None:
         process: As `this_process` gives; a mere number is one of this machine.
     """
     number, _, machine = process.partition("@")
-    if machine and machine != _this_machine():
+    if machine and machine != this_machine():
         return None
     return number.isdigit() and int(number) != os.getpid() and _is_running(int(number))
 
 
-def _this_machine() -> str:
+def this_machine() -> str:
+    """Digest of this machine's name."""
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
 
