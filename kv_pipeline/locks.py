@@ -9,7 +9,10 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+WRITER_LOCK: Final = "writer.lock"
+"""Name of a store's."""
 
 
 class _Held:
@@ -67,6 +70,18 @@ def holding(path: Path, mode: int, on_wait: Callable[[], None] | None = None) ->
             yield
         finally:
             del _held[path]
+
+
+def is_held(path: Path) -> bool:
+    """Whether this process holds a writer lock, alone or shared."""
+    return path in _held
+
+
+@contextlib.contextmanager
+def tried(path: Path) -> Iterator[bool]:
+    """Whether nobody else holds a writer lock; if so, nobody does until the end."""
+    with path.open("a+") as file:
+        yield _Held(file).change(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -114,12 +114,13 @@ def set_aside(root: Path, path: Path) -> Path:
     return place
 
 
-def verify(root: Path, *, thoroughly: bool = False) -> list[Path]:
+def verify(root: Path, *, thoroughly: bool = False, restore: Callable[[Path], bool] = lambda _: False) -> list[Path]:
     """Set damaged files aside; returns which.
 
     Args:
         root: Folder of the store, whose writer lock is held.
         thoroughly: Read every file, also those that have not been touched since they were last found sound.
+        restore: Puts a sound copy of a damaged file in its place; says whether it did.
     """
     before = _verified(root)
     known = {} if thoroughly else before
@@ -129,6 +130,8 @@ def verify(root: Path, *, thoroughly: bool = False) -> list[Path]:
         name, stamp = str(path.relative_to(root)), _stamp(path)
         if known.get(name) == stamp or is_sound(path):
             sound[name] = stamp
+        elif restore(path) and is_sound(path):
+            sound[name] = _stamp(path)
         else:
             set_aside(root, path)
             damaged.append(path)
@@ -138,11 +141,10 @@ def verify(root: Path, *, thoroughly: bool = False) -> list[Path]:
 
 
 def quarantined(root: Path) -> list[tuple[str, str]]:
-    """Table and partition of damaged files that have not been made again, sorted."""
+    """Table and partition of damaged files, sorted; they may have been made again."""
     folder = root / QUARANTINE
     names = (path.relative_to(folder) for path in folder.rglob(f"*{_SUFFIX}"))
-    lost = (name for name in names if not (root / name).exists())
-    return sorted((name.parts[0], "/".join(name.parts[1:])[: -len(_SUFFIX)]) for name in lost)
+    return sorted((name.parts[0], "/".join(name.parts[1:])[: -len(_SUFFIX)]) for name in names)
 
 
 def forget_quarantined(root: Path, wanted: Iterable[tuple[str, str]] | None = None) -> int:

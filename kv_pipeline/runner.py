@@ -17,6 +17,7 @@ import polars as pl
 from kv_pipeline.errors import StoreError, needs_extra
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.logs import detail
+from kv_pipeline.remote.url import Location
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import SKIPPED_INPUT
 from kv_pipeline.steps import plan
@@ -57,7 +58,7 @@ class RunOutcome:
 class Inputs:
     """Where to look: an inbox, or given paths."""
 
-    inbox: Path
+    inbox: Location
     paths: tuple[Path, ...] = ()
 
     def landing(self) -> Landing:
@@ -146,7 +147,7 @@ def _session(
     if batch_size is None:
         from kv_pipeline.defs.session import Session
 
-        return Session.open(store.root, inputs.inbox, inputs.paths, instance)
+        return Session.open(store, inputs.inbox, inputs.paths, instance)
     needs_extra("dagster_celery", "cluster", "--engine celery")
     from kv_pipeline.cluster.session import BatchSession
 

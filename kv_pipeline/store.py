@@ -7,6 +7,8 @@
     quarantine/            damaged files, moved aside
     <table>/<partition>.parquet
 
+Of a store in a bucket that folder is a working copy (`kv_pipeline/remote/`).
+
 Tables are written to a temporary file, synced and renamed, so a crash leaves the old file or the new one. State is
 written after the tables: a crash between the two repeats work and changes nothing.
 """
@@ -18,7 +20,7 @@ import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,17 +32,19 @@ import pyarrow.parquet as pq
 
 from kv_pipeline.atomic import locked, sync, write_bytes
 from kv_pipeline.errors import StoreError
-from kv_pipeline.locks import alone, holding, lending
+from kv_pipeline.locks import WRITER_LOCK, alone, holding, lending
 from kv_pipeline.names import TEMPORARY
 from kv_pipeline.processes import is_other_alive, this_process
-from kv_pipeline.quarantine import UNSEALED, is_sound, seal, set_aside
+from kv_pipeline.quarantine import QUARANTINE, UNSEALED, is_sound, quarantined, seal, set_aside, verify
+from kv_pipeline.remote.folder import Folder, folder_of
+from kv_pipeline.remote.url import Location
 from kv_pipeline.schemas.columns import completed, polars_schema
 from kv_pipeline.schemas.quick import surely_holds
-from kv_pipeline.store_settings import Settings, opened_settings, read_settings
+from kv_pipeline.store_settings import Settings, is_to_be_changed, opened_settings, read_settings
 
 SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
-WRITER_LOCK: Final = "writer.lock"
+_OTHER_FOLDERS: Final = frozenset({"state", "dagster", QUARANTINE})
 _ROW_GROUP_ROWS: Final = 65_536
 _UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for damaged files."""
@@ -58,36 +62,64 @@ class Store:
         root: Its folder.
         settings: What its tables depend on.
         salt: Its secret.
+        folder: What that folder is: the store, or a working copy of it.
     """
 
     root: Path
     settings: Settings
     salt: bytes
+    folder: Folder = field(compare=False)
 
     @classmethod
-    def open(cls, root: Path, *, block_size: int | None = None, keep_billing_header: bool | None = None) -> Store:
-        """Open a store, making it if the folder has none.
+    def open(
+        cls, location: Location, *, block_size: int | None = None, keep_billing_header: bool | None = None
+    ) -> Store:
+        """Open a store, making it if there is none.
 
         Args:
-            root: Its folder.
+            location: Its folder, or its URL.
             block_size: Tokens a block of a new store; of an existing one it must be this.
             keep_billing_header: Likewise.
 
         Raises:
             StoreError: It is of a newer format, or one that can't be migrated; has other settings or another salt; or
                 can't be written.
+            UsageError: The URL's bucket does not exist, or the packages for URLs are not installed.
         """
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            root = root.resolve()
-            with locked(root / "lock"):
-                return cls(root, *opened_settings(root, block_size, keep_billing_header))
+            if isinstance(location, Path):
+                location.mkdir(parents=True, exist_ok=True)
+            folder = folder_of(location)
+            folder.refresh()
+            root = folder.root
+            with contextlib.ExitStack() as stack:
+                if folder.is_copy and is_to_be_changed(root):
+                    stack.enter_context(changing(location))
+                stack.enter_context(locked(root / "lock"))
+                return cls(root, *opened_settings(root, block_size, keep_billing_header, folder.publish), folder)
         except OSError as error:
-            raise StoreError(f"The store at {root} can't be used: {error.strerror}. Check the folder.") from error
+            raise StoreError(f"The store at {location} can't be used: {error.strerror}. Check the folder.") from error
 
     def path(self, table: str, partition: str) -> Path:
         """File of a table's partition."""
-        return self.root / table / f"{partition}.parquet"
+        return self.root / self._name(table, partition)
+
+    def has(self, table: str, partition: str) -> bool:
+        """Whether a partition is in the store."""
+        return self.path(table, partition).exists() or self.folder.lacks(self._name(table, partition))
+
+    def file(self, table: str, partition: str) -> Path:
+        """File of a table's partition, to be read; it is missing if the store does not have it."""
+        self.folder.fetch([self._name(table, partition)])
+        return self.path(table, partition)
+
+    def _name(self, table: str, partition: str) -> str:
+        return f"{table}/{partition}.parquet"
+
+    def _elsewhere(self, table: str) -> set[str]:
+        """Partitions of a table that the store has, though not in this folder."""
+        names = self.folder.unfetched(table)
+        return {name.removeprefix(f"{table}/")[: -len(".parquet")] for name in names}
 
     def write(self, model: pa.DataFrameSchema, partition: str, frame: pl.DataFrame) -> None:
         """Check a frame and put it into the store.
@@ -117,7 +149,9 @@ class Store:
         Raises:
             StoreError: A file is damaged.
         """
-        paths = [path for path in (self.path(model.name, p) for p in partitions) if path.exists()]
+        names = [self._name(model.name, partition) for partition in partitions]
+        self.folder.fetch(names)
+        paths = [path for path in map(self.root.joinpath, names) if path.exists()]
         if not paths:
             return pl.DataFrame(schema=polars_schema(model))
         try:
@@ -133,7 +167,7 @@ class Store:
         Raises:
             StoreError: The file is missing or damaged.
         """
-        path = self.path(model.name, partition)
+        path = self.file(model.name, partition)
         found = pl.scan_parquet(path, glob=False)
         try:
             return (found if where is None else found.filter(where)).select(columns).collect()
@@ -147,11 +181,32 @@ class Store:
         """Sorted partition keys that a table has files for."""
         folder = self.root / table
         files = (p for p in folder.rglob("*.parquet") if not p.name.startswith(TEMPORARY))
-        return sorted(str(path.relative_to(folder))[: -len(".parquet")] for path in files)
+        return sorted({str(path.relative_to(folder))[: -len(".parquet")] for path in files} | self._elsewhere(table))
+
+    def tables(self) -> list[str]:
+        """Sorted names of what has partitions here, whatever version made it."""
+        here = {path.name for path in self.root.iterdir() if path.is_dir()}
+        elsewhere = {name.partition("/")[0] for name in self.folder.unfetched("") if "/" in name}
+        return sorted(name for name in here | elsewhere if name not in _OTHER_FOLDERS and not name.startswith("."))
 
     def remove(self, table: str, partition: str) -> None:
         """Remove a partition's file, if there is one."""
+        self.folder.drop(self._name(table, partition))
         self.path(table, partition).unlink(missing_ok=True)
+
+    def verify(self, *, thoroughly: bool = False) -> list[Path]:
+        """Set damaged files aside; returns which. Call it holding the writer lock.
+
+        Args:
+            thoroughly: All files, also those that have not been touched since they were last found sound.
+        """
+        if thoroughly:
+            self.folder.fetch_all()
+        return verify(self.root, thoroughly=thoroughly, restore=self.folder.restore)
+
+    def quarantined(self) -> list[tuple[str, str]]:
+        """Table and partition of damaged files that have not been made again, sorted."""
+        return [(table, partition) for table, partition in quarantined(self.root) if not self.has(table, partition)]
 
     def state(self, asset: str) -> dict[str, str]:
         """Partition key to fingerprint, as recorded when each was last written."""
@@ -167,6 +222,7 @@ class Store:
             for partition in removed:
                 state.pop(partition, None)
             write_bytes(self.root / "state" / f"{asset}.json", msgspec.json.encode(dict(sorted(state.items()))))
+        self.folder.publish_if_due()
 
     @contextlib.contextmanager
     def replacing(self, path: Path) -> Iterator[Path]:
@@ -191,13 +247,15 @@ class Store:
         Raises:
             StoreError: While waiting the store was given another salt.
         """
-        with writer_lock(self.root, on_wait):
+        with holding(self.root / WRITER_LOCK, fcntl.LOCK_EX, on_wait), self.folder.writing(on_wait):
             self._check_salt()
             yield
 
     @contextlib.contextmanager
     def sharing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the writer lock with others: each works on partitions, and nobody changes what these are made of.
+
+        A store in a bucket is held alone all the same: who publishes has to know everything that was written.
 
         Several may work on one partition, as when a run that was given up is still alive: both write the same bytes.
 
@@ -207,6 +265,10 @@ class Store:
         Raises:
             StoreError: While waiting the store was given another salt.
         """
+        if self.folder.is_copy:
+            with self.writing(on_wait):
+                yield
+            return
         with holding(self.root / WRITER_LOCK, fcntl.LOCK_SH, on_wait):
             self._check_salt()
             yield
@@ -261,6 +323,9 @@ class Store:
 
     def _damage(self, path: Path) -> StoreError:
         """What to tell of a file that can't be read, after moving it aside if nobody else is writing."""
+        with contextlib.suppress(OSError):
+            if not is_sound(path) and self.folder.restore(path) and is_sound(path):
+                return StoreError(f"{path} was damaged. It was fetched again: repeat the command.")
         remedy = "Run `kv-pipeline run`: it is set aside and rebuilt."
         with contextlib.suppress(OSError, _BusyError), self.writing(_refuse_to_wait):
             if path.exists() and not is_sound(path):
@@ -272,9 +337,24 @@ class Store:
         return {"table": model.name, **msgspec.to_builtins(self.settings)}
 
 
-def writer_lock(root: Path, on_wait: Callable[[], None] | None = None) -> contextlib.AbstractContextManager[None]:
-    """The writer lock of the store in a folder, whatever its version; see `Store.writing`."""
-    return holding(root.resolve() / WRITER_LOCK, fcntl.LOCK_EX, on_wait)
+@contextlib.contextmanager
+def changing(location: Location, on_wait: Callable[[], None] | None = None) -> Iterator[Folder]:
+    """Hold the writer lock of a store, whatever its version; all its files are here. See `Store.writing`."""
+    folder = folder_of(location)
+    with holding(folder.root / WRITER_LOCK, fcntl.LOCK_EX, on_wait), folder.writing(on_wait):
+        folder.fetch_all()
+        yield folder
+
+
+def is_store(location: Location) -> bool:
+    """Whether there is a store, of any version.
+
+    Raises:
+        UsageError: The bucket of its URL does not exist.
+    """
+    folder = folder_of(location)
+    folder.refresh()
+    return (folder.root / "store.json").exists()
 
 
 class Appender:

@@ -62,8 +62,22 @@ MIGRATIONS: Final[Mapping[int, Callable[[Path], None]]] = {1: _as_it_is}
 """Format version to what makes the next one of it. A step may be repeated: a crash leaves the old version."""
 
 
-def opened_settings(root: Path, block_size: int | None, keep_billing_header: bool | None) -> tuple[Settings, bytes]:
+def is_to_be_changed(root: Path) -> bool:
+    """Whether opening a store makes it, migrates it, or finishes the replacement of its salt."""
+    settings = read_settings(root)
+    return settings is None or settings.format_version < FORMAT_VERSION or (root / _NEXT).exists()
+
+
+def opened_settings(
+    root: Path, block_size: int | None, keep_billing_header: bool | None, publish: Callable[[], None]
+) -> tuple[Settings, bytes]:
     """Settings and salt of a store's folder, making or migrating it as needed; call it under the store's lock.
+
+    Args:
+        root: The folder.
+        block_size: As of `Store.open`.
+        keep_billing_header: Likewise.
+        publish: Called where what was done so far must outlive what comes next.
 
     Raises:
         StoreError: As `Store.open`.
@@ -72,7 +86,7 @@ def opened_settings(root: Path, block_size: int | None, keep_billing_header: boo
     if settings is not None:
         settings = _migrated(root, settings)
         if (root / _NEXT).exists():
-            settings = _with_next_salt(root, settings)
+            settings = _with_next_salt(root, settings, publish)
     salt = _salt(root, is_new=settings is None)
     check = salt_check(salt)
     if settings is None:
@@ -109,8 +123,16 @@ def salt_check(salt: bytes) -> str:
     return salted_digest(salt, b"kv_pipeline salt check").hex()
 
 
-def replace_salt(root: Path) -> Settings:
+def _publish_nothing() -> None:
+    """A store that is a folder is there for everybody as it is written."""
+
+
+def replace_salt(root: Path, publish: Callable[[], None] = _publish_nothing) -> Settings:
     """Give a store another salt; everything that the old one is in goes. Call it under the store's lock.
+
+    Args:
+        root: The store's folder.
+        publish: As of `opened_settings`.
 
     Raises:
         StoreError: The salt comes from the environment and is still the old one.
@@ -124,7 +146,8 @@ def replace_salt(root: Path) -> Settings:
         raise StoreError(f"{SALT_VARIABLE} still holds the store's salt. Set it to the new one, then do this again.")
     # From here on the old salt is as good as gone: a crash is finished by whoever opens the store next.
     write_bytes(root / _NEXT, b"" if given is not None else secrets.token_bytes(_SALT_BYTES))
-    return _with_next_salt(root, settings)
+    publish()
+    return _with_next_salt(root, settings, publish)
 
 
 def empty_for_rebuild(root: Path) -> None:
@@ -143,20 +166,23 @@ def empty_for_rebuild(root: Path) -> None:
     write_settings(root, kept)
 
 
-def _with_next_salt(root: Path, settings: Settings) -> Settings:
+def _with_next_salt(root: Path, settings: Settings, publish: Callable[[], None]) -> Settings:
     _remove_salted(root)
+    publish()
     given = _from_environment()
     salt = given if given is not None else (root / _NEXT).read_bytes()
     if not salt:
         raise StoreError(f"The salt of the store at {root} was being replaced by {SALT_VARIABLE}. Set it again.")
     settings = msgspec.structs.replace(settings, salt_check=salt_check(salt))
     write_settings(root, settings)
+    publish()
     if given is not None:
         (root / "salt").unlink(missing_ok=True)
         (root / _NEXT).unlink()
     else:
         (root / _NEXT).replace(root / "salt")
     sync(root)
+    publish()
     return settings
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kv_pipeline.store import WRITER_LOCK, Store
+from kv_pipeline.locks import WRITER_LOCK
+from kv_pipeline.store import Store
 
 
 @pytest.fixture

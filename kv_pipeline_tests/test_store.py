@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kv_pipeline.errors import StoreError
 from kv_pipeline.names import safe_name
-from kv_pipeline.quarantine import is_sound, quarantined, verify
+from kv_pipeline.quarantine import is_sound, verify
 from kv_pipeline.schemas.columns import column, frame_of, polars_schema, table
 from kv_pipeline.schemas.quick import surely_holds
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_ANSWERS
@@ -199,9 +199,9 @@ def test_a_damaged_file_is_named_and_moved_aside(store):
     with pytest.raises(StoreError, match=r"p\.parquet is damaged\. It was moved to quarantine/small/p\.parquet"):
         store.read(SMALL, ["p"])
     assert store.partitions("small") == []
-    assert quarantined(store.root) == [("small", "p")]
+    assert store.quarantined() == [("small", "p")]
     store.write(SMALL, "p", small(1))
-    assert quarantined(store.root) == []
+    assert store.quarantined() == []
 
 
 def test_a_damaged_file_stays_where_it_is_while_another_process_writes(store):
@@ -364,7 +364,7 @@ def test_verify_moves_damaged_files_aside_and_reads_others_once(store, monkeypat
     assert read == ["q"]
     verify(store.root, thoroughly=True)
     assert read == ["q", "p"]
-    assert quarantined(store.root) == [("small", "q")]
+    assert store.quarantined() == [("small", "q")]
 
 
 def test_a_file_of_an_earlier_version_is_sound_if_it_can_be_read(store):

@@ -13,6 +13,7 @@ import typer
 from kv_pipeline.errors import KvPipelineError, UsageError
 from kv_pipeline.export.options import ExportOptions, Format, HashIdScope, Profile
 from kv_pipeline.inspection.consumers import Consumer
+from kv_pipeline.remote.url import location
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
 from kv_pipeline.sources.trace_json.options import NestedTimes
 
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store; made if missing.")
+    str, typer.Option("--store", envvar="KV_PIPELINE_STORE", help="Folder of the store, or its URL; made if missing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the same for machines.")]
 DropLostOption = Annotated[
@@ -39,13 +40,13 @@ DropLostOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N conversations.")]
 InboxOption = Annotated[
-    Path, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder: one folder per user in it.")
+    str, typer.Option("--inbox", envvar="KV_PIPELINE_INBOX", help="Landing folder or its URL: one folder per user.")
 ]
 PricesOption = Annotated[
     Path | None, typer.Option("--prices", help="Price file that overrides known prices (docs/prices.md).")
 ]
-DEFAULT_STORE = Path("data/store")
-DEFAULT_INBOX = Path("data/landing")
+DEFAULT_STORE = "data/store"
+DEFAULT_INBOX = "data/landing"
 DEFAULT_BATCH_SIZE = 200
 
 
@@ -87,6 +88,7 @@ def _fail(message: object, code: int) -> None:
 
 @app.command(
     epilog="Examples:  kv-pipeline run   |   kv-pipeline run --inbox ~/captures --store ~/kv-store   |   "
+    "kv-pipeline run --inbox s3://bucket/landing --store s3://bucket/kv-store   |   "
     "kv-pipeline run requests.db ~/.claude/projects   |   kv-pipeline run log.jsonl capture.har   |   "
     "kv-pipeline run --projects ~/.claude/projects"
 )
@@ -143,7 +145,7 @@ def run(
         batch_size=batch_size if engine is Engine.CELERY else None,
     )
     given = (*(paths or ()), *(projects or ()))
-    if run_command(inbox, given, store, wanted, as_json=as_json):
+    if run_command(location(inbox), given, location(store), wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -161,7 +163,7 @@ def worker(
     """
     from kv_pipeline.cli.worker import worker_command
 
-    worker_command(inbox, store, processes, name)
+    worker_command(location(inbox), location(store), processes, name)
 
 
 @app.command(
@@ -201,8 +203,9 @@ def recover(
     from kv_pipeline.cli.recover import policy_of, recover_command
     from kv_pipeline.runner import Inputs
 
+    inputs = Inputs(location(inbox), tuple(paths or ()))
     policy = policy_of(min_shared, min_prefix_tokens, workers, excludes_indexed=exclude_indexed, is_automatic=automatic)
-    if recover_command(Inputs(inbox, tuple(paths or ())), store, policy, write_transcripts, as_json=as_json):
+    if recover_command(inputs, location(store), policy, write_transcripts, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -216,7 +219,7 @@ def list_conversations(
     """List conversations: user, requests, first and last request, models, agents."""
     from kv_pipeline.cli.tables import list_command
 
-    list_command(store, sort.value, limit, as_json=as_json)
+    list_command(location(store), sort.value, limit, as_json=as_json)
 
 
 @app.command(
@@ -237,7 +240,9 @@ def validate(
     """Compare simulated with billed cache reads, of both models: per conversation, per model and for the fleet."""
     from kv_pipeline.cli.tables import validate_command
 
-    validate_command(store, limit, shares_prefixes=shared_prefixes, collapses_since=collapse_tool_runs, as_json=as_json)
+    validate_command(
+        location(store), limit, shares_prefixes=shared_prefixes, collapses_since=collapse_tool_runs, as_json=as_json
+    )
 
 
 @app.command(
@@ -312,7 +317,7 @@ def export(
         absolute_timestamps=absolute_timestamps,
         with_sessions=sessions,
     )
-    source = ExportInput(store, from_traces, nested_times, conversation_id)
+    source = ExportInput(location(store), from_traces, nested_times, conversation_id)
     if export_command(source, out, wanted, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
@@ -391,7 +396,7 @@ def purge(
     """Remove content from the store; traces, reports and everything else that was made of it stay."""
     from kv_pipeline.cli.retention import purge_command
 
-    purge_command(store, inbox, older_than, user, everything=everything, as_json=as_json)
+    purge_command(location(store), location(inbox), older_than, user, everything=everything, as_json=as_json)
 
 
 @app.command(epilog="Example:  kv-pipeline forget ada --exports traces --exports reports")
@@ -410,7 +415,7 @@ def forget(
     """
     from kv_pipeline.cli.retention import forget_command
 
-    if forget_command(store, inbox, user, exports or [], as_json=as_json):
+    if forget_command(location(store), location(inbox), user, exports or [], as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -427,7 +432,7 @@ def rotate_salt(
     """
     from kv_pipeline.cli.retention import rotate_command
 
-    if rotate_command(store, inbox, drop_lost=drop_lost, as_json=as_json):
+    if rotate_command(location(store), location(inbox), drop_lost=drop_lost, as_json=as_json):
         raise typer.Exit(EXIT_LEFT_OUT)
 
 
@@ -490,7 +495,7 @@ def report(
     from kv_pipeline.cli.report import options_of, report_command
 
     options = options_of(prices, kv_model, with_png=png, with_content_reuse=content_reuse)
-    report_command(store, out, conversation_id, options, as_text=text, as_json=as_json)
+    report_command(location(store), out, conversation_id, options, as_text=text, as_json=as_json)
 
 
 @app.command(
@@ -519,5 +524,5 @@ def monitor(
     from kv_pipeline.cli.monitor import monitor_command, period_of
 
     period = period_of(days, since, until, datetime.now(UTC))
-    if monitor_command(store, period, user, prices, export_file, fail_under, as_json=as_json):
+    if monitor_command(location(store), period, user, prices, export_file, fail_under, as_json=as_json):
         raise typer.Exit(EXIT_UNDER_LIMIT)

@@ -16,6 +16,7 @@ from kv_pipeline.export.options import OWN_BLOCK_SIZES, ExportOptions, Format
 from kv_pipeline.export.sources import Conversations
 from kv_pipeline.export.store_conversations import StoreConversations
 from kv_pipeline.export.trace_conversations import TraceConversations
+from kv_pipeline.remote.url import Location
 from kv_pipeline.sources.trace_json.options import NestedTimes
 from kv_pipeline.sources.trace_json.reader import trace_files
 
@@ -25,13 +26,13 @@ class ExportInput:
     """What to export.
 
     Attributes:
-        store: Folder of the store.
+        store: Folder or URL of the store.
         from_traces: Trace files and folders of them, instead of the store.
         nested_times: What `t` inside their sub-agents counts from.
         conversation_ids: Only these; all if None.
     """
 
-    store: Path
+    store: Location
     from_traces: list[Path] | None
     nested_times: NestedTimes
     conversation_ids: list[str] | None

@@ -12,6 +12,7 @@ from kv_pipeline.cli.display import console, print_json
 from kv_pipeline.cli.tables import open_existing
 from kv_pipeline.errors import UsageError
 from kv_pipeline.prices.loading import load_prices
+from kv_pipeline.remote.url import Location
 from kv_pipeline.reports.monitor import Period, monitor
 from kv_pipeline.reports.texts import count, dollars, percent
 
@@ -50,12 +51,12 @@ def limit_of(rate: float | None) -> float | None:
 
 
 def monitor_command(
-    store_path: Path, period: Period, user_id: str | None, prices: Path | None, export: Path | None,
+    where: Location, period: Period, user_id: str | None, prices: Path | None, export: Path | None,
     fail_under: float | None, *, as_json: bool,
 ) -> bool:  # fmt: skip
     """Print the monitor's report; returns whether the hit rate is below the limit."""
     limit = limit_of(fail_under)
-    found = monitor(open_existing(store_path), load_prices(prices), period, user_id)
+    found = monitor(open_existing(where), load_prices(prices), period, user_id)
     if export is not None:
         _export(export, found)
     if as_json:

@@ -10,6 +10,7 @@ import polars as pl
 from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
 from kv_pipeline.cli.run import print_notices, say_waiting
 from kv_pipeline.export.transcripts import write_transcripts
+from kv_pipeline.remote.url import Location, refuse_overlap
 from kv_pipeline.reports.summary import conversation_list, not_traced
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.steps.recovery import RecoveryPolicy
@@ -31,14 +32,15 @@ def policy_of(
 
 
 def recover_command(
-    inputs: Inputs, store_path: Path, policy: RecoveryPolicy, out: Path | None, *, as_json: bool
+    inputs: Inputs, where: Location, policy: RecoveryPolicy, out: Path | None, *, as_json: bool
 ) -> bool:
     """Bring a store up to date with a policy, and say what was recovered; returns whether some input was left out."""
     started = time.monotonic()
+    refuse_overlap(inputs.inbox, where)
     inputs.landing()  # a wrong path should not make a store
-    store = Store.open(store_path)
-    policy.keep(store)
-    with showing_progress():
+    store = Store.open(where)
+    with store.writing(say_waiting), showing_progress():
+        policy.keep(store)
         outcome = bring_up_to_date(store, inputs, on_wait=say_waiting)
     recovered = conversation_list(store).filter(structure="content")
     files = write_transcripts(store, out) if out else []
@@ -61,7 +63,7 @@ def _print(store: Store, recovered: pl.DataFrame, files: list[Path], skipped: pl
     print_notices(skipped)
     if files:
         out.print(f"{len(files)} transcripts written.")
-    out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
+    out.print(f"Store: {store.folder}. {elapsed_s:.1f} s.")
 
 
 def _print_json(
@@ -69,7 +71,7 @@ def _print_json(
 ) -> None:
     print_json(
         {
-            "store": str(store.root),
+            "store": str(store.folder.location),
             "elapsed_s": round(elapsed_s, 3),
             "recovered_conversations": recovered.to_dicts(),
             "requests_not_traced": not_traced(store).to_dicts(),

@@ -10,17 +10,18 @@ from kv_pipeline.cli.display import console, print_json, showing_progress
 from kv_pipeline.cli.tables import open_existing
 from kv_pipeline.kv_models import DEFAULT_KV_MODEL
 from kv_pipeline.prices.loading import load_prices
+from kv_pipeline.remote.url import Location
 from kv_pipeline.reports.text import statistics, text
 from kv_pipeline.reports.write import ReportOptions, ReportResult, write_reports
 from kv_pipeline.steps.selection import selected_conversations
 
 
 def report_command(
-    store_path: Path, out: Path | None, conversation_ids: list[str] | None, options: ReportOptions, *,
+    where: Location, out: Path | None, conversation_ids: list[str] | None, options: ReportOptions, *,
     as_text: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the pages and say where they are, or print the statistics, or both."""
-    store = open_existing(store_path)
+    store = open_existing(where)
     n_conversations = len(selected_conversations(store, conversation_ids))
     if as_text:
         with showing_progress():

@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kv_pipeline.cli.display import console, print_json
-from kv_pipeline.cli.tables import open_existing
+from kv_pipeline.cli.tables import open_existing, require_store
 from kv_pipeline.errors import UsageError
 from kv_pipeline.landing import Landing, discover
+from kv_pipeline.remote.names import REPORTS
+from kv_pipeline.remote.url import Location
 from kv_pipeline.store import Store
 
 
 def purge_command(
-    store_path: Path,
-    inbox: Path,
+    where: Location,
+    inbox: Location,
     older_than_days: float | None,
     user_id: str | None,
     *,
@@ -28,7 +30,7 @@ def purge_command(
 
     if (older_than_days is None) == (not everything):
         raise UsageError("Say how old content must be with --older-than DAYS, or take all of it with --all.")
-    store = open_existing(store_path)
+    store = open_existing(where)
     before = None if older_than_days is None else datetime.now(UTC) - timedelta(days=older_than_days)
     with store.writing(_say_waiting):
         if user_id is not None:
@@ -52,24 +54,24 @@ def purge_command(
 
 
 def forget_command(
-    store_path: Path, inbox: Path, user_id: str, exports: Sequence[Path], *, as_json: bool
+    where: Location, inbox: Location, user_id: str, exports: Sequence[Path], *, as_json: bool
 ) -> bool:  # fmt: skip
     """Remove a user and say where they may come back from; returns whether something of them is left."""
     from kv_pipeline.defs.history import forget_partitions
     from kv_pipeline.defs.instance import home_of, open_instance
-    from kv_pipeline.defs.nightly import REPORTS
     from kv_pipeline.export.removal import remove_user_files
     from kv_pipeline.steps.forget import begin_to_forget, forget_user
 
-    store = open_existing(store_path)
+    store = open_existing(where)
     with store.writing(_say_waiting):
         begin_to_forget(store, user_id)
         with open_instance(store.root) as instance:
             history = forget_partitions(instance, home_of(store.root), user_id)
         forgotten = forget_user(store, user_id)
-    conversations = sorted({*forgotten.conversations, *history.conversations})
-    own = [folder for folder in (store.root / REPORTS,) if folder.is_dir()]
-    files = [remove_user_files(folder, user_id, conversations) for folder in (*exports, *own)]
+        conversations = sorted({*forgotten.conversations, *history.conversations})
+        store.folder.fetch(store.folder.unfetched(REPORTS))
+        own = [folder for folder in (store.root / REPORTS,) if folder.is_dir()]
+        files = [remove_user_files(folder, user_id, conversations) for folder in (*exports, *own)]
     anonymous = [path for found in files for path in found.anonymous]
     removed = [path for found in files for path in found.removed]
     is_back = user_id in _landing(inbox).users
@@ -87,7 +89,7 @@ def forget_command(
     return is_back or bool(anonymous) or history.n_records is None
 
 
-def rotate_command(store_path: Path, inbox: Path, *, drop_lost: bool, as_json: bool) -> bool:
+def rotate_command(where: Location, inbox: Location, *, drop_lost: bool, as_json: bool) -> bool:
     """Give a store another salt and make everything again; returns whether something was lost or left out."""
     from kv_pipeline.cli.display import showing_progress
     from kv_pipeline.defs.history import forget_all_partitions
@@ -95,10 +97,9 @@ def rotate_command(store_path: Path, inbox: Path, *, drop_lost: bool, as_json: b
     from kv_pipeline.runner import Inputs, bring_up_to_date
     from kv_pipeline.steps.renew import renew_salt
 
-    if not (store_path / "store.json").exists():
-        raise UsageError(f"There is no store at {store_path}. Make one with `kv-pipeline run --store {store_path}`.")
-    n_lost = renew_salt(store_path, discover(inbox), drop_lost=drop_lost, on_wait=_say_waiting)
-    store = Store.open(store_path)
+    require_store(where)
+    n_lost = renew_salt(where, discover(inbox), drop_lost=drop_lost, on_wait=_say_waiting)
+    store = Store.open(where)
     with open_instance(store.root) as instance:
         forget_all_partitions(instance)
     with showing_progress():
@@ -137,8 +138,14 @@ def _check_user(store: Store, user_id: str) -> None:
         raise UsageError(f"The store knows no user {user_id!r}. There are: {', '.join(users) or 'none'}.")
 
 
-def _landing(inbox: Path) -> Landing:
-    return discover(inbox) if inbox.is_dir() else Landing()
+def _landing(inbox: Location) -> Landing:
+    """What is there; nothing, if there is no such folder or nothing under the URL."""
+    try:
+        return discover(inbox)
+    except UsageError:
+        if isinstance(inbox, Path) and inbox.is_dir():
+            raise
+        return Landing()
 
 
 def _say_waiting() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import polars as pl
 
 from kv_pipeline.cli.display import SHORT_ID, console, is_narrow, print_json, print_table, showing_progress
+from kv_pipeline.cluster.shared_folder import folder_for_workers
 from kv_pipeline.logs import to_stderr
+from kv_pipeline.remote.url import Location, refuse_overlap
 from kv_pipeline.reports.summary import (
     conversation_summary,
     not_traced,
@@ -60,15 +62,18 @@ class RunOptions:
 
 
 def run_command(
-    inbox: Path, paths: tuple[Path, ...], store_path: Path, options: RunOptions, *, as_json: bool
+    inbox: Location, paths: tuple[Path, ...], where: Location, options: RunOptions, *, as_json: bool
 ) -> bool:  # fmt: skip
     """Bring a store up to date and print what it holds; returns whether some input was left out."""
     started = time.monotonic()
+    if options.batch_size is not None:
+        folder_for_workers(where)
+    refuse_overlap(inbox, where)
     inputs = Inputs(inbox, paths)
     landing = inputs.landing()  # a wrong path should not make a store
     if options.rebuild:
-        empty(store_path, landing, drop_lost=options.drop_lost, on_wait=say_waiting)
-    store = Store.open(store_path, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
+        empty(where, landing, drop_lost=options.drop_lost, on_wait=say_waiting)
+    store = Store.open(where, block_size=options.block_size, keep_billing_header=options.keep_billing_header)
     with to_stderr(verbose=options.verbose), showing_progress():
         outcome = bring_up_to_date(
             store, inputs, on_wait=say_waiting, verify_all=options.verify, batch_size=options.batch_size
@@ -92,7 +97,7 @@ def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     made = ", ".join(f"{asset} {n}" for asset, n in outcome.recomputed.items())
     out.print(f"Recomputed partitions: {made}." if made else "Everything was up to date.")
     _print_absent(outcome)
-    out.print(f"Store: {store.root}. {elapsed_s:.1f} s.")
+    out.print(f"Store: {store.folder}. {elapsed_s:.1f} s.")
     out.print("Next: kv-pipeline report --out DIR | kv-pipeline monitor | kv-pipeline export --out DIR", soft_wrap=True)
     out.print("      kv-pipeline validate | dagster dev -w workspace.yaml")
 
@@ -144,7 +149,7 @@ def print_notices(skipped: pl.DataFrame) -> None:
 def _print_json(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
     print_json(
         {
-            "store": str(store.root),
+            "store": str(store.folder.location),
             "elapsed_s": round(elapsed_s, 3),
             "recomputed_partitions": outcome.recomputed,
             "definition": DEFINITION,

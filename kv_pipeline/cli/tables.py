@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
 from kv_pipeline.cli.display import SHORT_ID, is_narrow, print_json, print_table
 from kv_pipeline.core.api_rules import HISTORY, with_collapsed_tool_runs
 from kv_pipeline.errors import UsageError
+from kv_pipeline.remote.url import Location
 from kv_pipeline.reports.summary import (
     api_table,
     cache_report,
@@ -18,7 +18,7 @@ from kv_pipeline.reports.summary import (
     with_approximate,
 )
 from kv_pipeline.steps.simulation import ModelOptions
-from kv_pipeline.store import Store
+from kv_pipeline.store import Store, is_store
 
 _ORDERS = {
     "name": ("conversation_id", False),
@@ -55,21 +55,30 @@ _API_DEFINITION = (
 )
 
 
-def open_existing(path: Path) -> Store:
+def open_existing(where: Location) -> Store:
     """Open a store that must be there.
 
     Raises:
         UsageError: There is none.
     """
-    if not (path / "store.json").exists():
-        raise UsageError(f"There is no store at {path}. Make one with `kv-pipeline run --store {path}`.")
-    return Store.open(path)
+    require_store(where)
+    return Store.open(where)
 
 
-def list_command(path: Path, sort: str, limit: int | None, *, as_json: bool) -> None:
+def require_store(where: Location) -> None:
+    """Check that there is a store, of whatever version.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not is_store(where):
+        raise UsageError(f"There is no store at {where}. Make one with `kv-pipeline run --store {where}`.")
+
+
+def list_command(where: Location, sort: str, limit: int | None, *, as_json: bool) -> None:
     """Print the conversations."""
     column, descending = _ORDERS[sort]
-    frame = conversation_list(open_existing(path)).sort(column, "conversation_id", descending=[descending, False])
+    frame = conversation_list(open_existing(where)).sort(column, "conversation_id", descending=[descending, False])
     shown = frame if limit is None else frame.head(limit)
     if as_json:
         print_json(shown.to_dicts())
@@ -88,7 +97,7 @@ def _shortened(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def validate_command(
-    path: Path,
+    where: Location,
     limit: int | None,
     *,
     shares_prefixes: bool = False,
@@ -98,13 +107,13 @@ def validate_command(
     """Print simulated against billed rates, of both models.
 
     Args:
-        path: The store.
+        where: The store.
         limit: Show only so many conversations.
         shares_prefixes: API model with one cache of tools and system prompts for everybody.
         collapses_since: API model in which a run of tool blocks is one position from this moment on.
         as_json: Print for machines.
     """
-    store = open_existing(path)
+    store = open_existing(where)
     rules = HISTORY if collapses_since is None else with_collapsed_tool_runs(collapses_since.replace(tzinfo=UTC))
     report = cache_report(store, ModelOptions(shares_prefixes, rules))
     by_conversation, by_model, fleet = (

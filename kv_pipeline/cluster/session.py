@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -16,11 +15,13 @@ from sqlalchemy.exc import DBAPIError
 from kv_pipeline import progress
 from kv_pipeline.cluster.batches import Batch, Launched, weighed
 from kv_pipeline.cluster.launcher import LeasedCeleryRunLauncher
+from kv_pipeline.cluster.shared_folder import folder_for_workers
 from kv_pipeline.defs.instance import fail_begun_runs
 from kv_pipeline.defs.partitions import BATCH_TAG, CONVERSATIONS, DATABASES, RANGE_END, RANGE_START, claim_range
 from kv_pipeline.defs.session import Session
 from kv_pipeline.errors import StoreError, UsageError
 from kv_pipeline.landing import discover
+from kv_pipeline.remote.url import Location
 from kv_pipeline.store import Store
 
 _DATABASE_BATCH_BYTES: Final = 256_000_000
@@ -37,18 +38,19 @@ class BatchSession:
         batch_size: Most partitions of a run.
     """
 
-    def __init__(self, session: Session, store: Store, inbox: Path, batch_size: int) -> None:
+    def __init__(self, session: Session, store: Store, inbox: Location, batch_size: int) -> None:
         self._session, self._store, self._inbox, self._batch_size = session, store, inbox, batch_size
 
     @classmethod
     @contextmanager
-    def open(cls, store: Store, inbox: Path, batch_size: int) -> Iterator[BatchSession]:
+    def open(cls, store: Store, inbox: Location, batch_size: int) -> Iterator[BatchSession]:
         """Open the store's instance; batches that an earlier command left behind are given up.
 
         Raises:
-            UsageError: The instance does not send runs to workers.
+            UsageError: The instance does not send runs to workers, or the store is in a bucket.
         """
-        with Session.open(store.root, inbox, ()) as session:
+        folder_for_workers(store.folder.location)
+        with Session.open(store, inbox, ()) as session:
             if not isinstance(session.instance.run_launcher, LeasedCeleryRunLauncher):
                 raise UsageError(
                     "Workers need KV_PIPELINE_POSTGRES_URL and KV_PIPELINE_BROKER_URL, or a DAGSTER_HOME with the "
@@ -65,7 +67,7 @@ class BatchSession:
             StoreError: A run failed; all others have ended.
         """
         databases = discover(self._inbox).databases
-        sizes = {key: databases[key].path.stat().st_size for key in keys if key in databases}
+        sizes = {key: databases[key].n_bytes for key in keys if key in databases}
         self._hand_out("ingest_databases", DATABASES, keys, sizes)
 
     def run_index(self) -> None:

@@ -48,7 +48,8 @@ def row_counts(store: Store, model: pa.DataFrameSchema, keys: Sequence[str], n_r
     """
     of_partition = {"dagster/partition_row_count": n_rows} if len(keys) == 1 else {"rows_of_run": n_rows}
     partitions = store.partitions(model.name)
-    is_cheap = len(partitions) <= max(_FEW_PARTITIONS, _TIMES_THE_RUN * len(keys))
+    is_here = not store.folder.unfetched(model.name)
+    is_cheap = is_here and len(partitions) <= max(_FEW_PARTITIONS, _TIMES_THE_RUN * len(keys))
     of_table = {"dagster/row_count": _table_rows(store, model, partitions)} if is_cheap else {}
     return {**of_table, **of_partition, "partitions_of_run": len(keys)}
 

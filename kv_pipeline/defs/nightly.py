@@ -19,6 +19,8 @@ from kv_pipeline.defs.checks import quality_spec
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.defs.thresholds import Thresholds, graded
 from kv_pipeline.prices.loading import load_prices
+from kv_pipeline.remote.names import REPORTS
+from kv_pipeline.remote.url import location
 from kv_pipeline.reports.health import Health, health
 from kv_pipeline.reports.monitor import Period, monitor
 from kv_pipeline.reports.write import ReportOptions, write_reports
@@ -27,8 +29,6 @@ from kv_pipeline.schemas.blocks import TRACES
 from kv_pipeline.steps.purge import purge_text
 from kv_pipeline.store import Store
 
-REPORTS: Final = "reports"
-"""Folder of the store that reports are written to."""
 CRON_VARIABLE: Final = "KV_PIPELINE_NIGHTLY_CRON"
 TIMEZONE_VARIABLE: Final = "KV_PIPELINE_TIMEZONE"
 RETENTION_VARIABLE: Final = "KV_PIPELINE_RETENTION_DAYS"
@@ -71,7 +71,7 @@ def nightly_report(
     What has to be materialized for that is materialized in runs of their own, by the three jobs.
     """
     store, now = pipeline.open_store(), datetime.now(UTC)
-    inputs = Inputs(Path(pipeline.inbox), tuple(map(Path, pipeline.paths)))
+    inputs = Inputs(location(pipeline.inbox), tuple(map(Path, pipeline.paths)))
     outcome = bring_up_to_date(store, inputs, verify_all=config.verify, instance=context.instance)
     n_purged = 0
     if config.retention_days is not None:

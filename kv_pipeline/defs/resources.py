@@ -15,6 +15,7 @@ from kv_pipeline.defs.jobs import CONVERSATION_ASSETS
 from kv_pipeline.defs.partitions import BATCH_TAG
 from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
+from kv_pipeline.remote.url import location, refuse_overlap
 from kv_pipeline.store import Store
 
 DEFAULT_INBOX: Final = "data/landing"
@@ -42,8 +43,8 @@ class PipelineResource(dg.ConfigurableResource[Any]):
     the same until a run is killed: that run keeps its slot, while the system frees a dead process's lock.
     """
 
-    inbox: str = Field(default_factory=_inbox, description="Landing folder, one folder per user in it.")
-    store: str = Field(default_factory=_store, description="Folder of the store.")
+    inbox: str = Field(default_factory=_inbox, description="Landing folder, one folder per user in it, or its URL.")
+    store: str = Field(default_factory=_store, description="Folder of the store, or its URL.")
     settle_s: float = Field(
         default_factory=_settle_s,
         ge=0,
@@ -53,11 +54,13 @@ class PipelineResource(dg.ConfigurableResource[Any]):
 
     def landing(self) -> Landing:
         """What there is to read."""
-        return direct(map(Path, self.paths)) if self.paths else discover(Path(self.inbox))
+        return direct(map(Path, self.paths)) if self.paths else discover(location(self.inbox))
 
     def open_store(self) -> Store:
         """The store."""
-        return Store.open(Path(self.store))
+        where = location(self.store)
+        refuse_overlap(location(self.inbox), where)
+        return Store.open(where)
 
     @contextlib.contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[PipelineResource]:

@@ -41,6 +41,7 @@ cursor to try at once. What was killed is requested again, three times at most. 
 the sensor waits. Files that changed in the last KV_PIPELINE_SETTLE_S seconds (60) are left for later, and so are
 databases that are incomplete or locked; users' transcripts that never stand still are taken every night. Recordings
 that left the folder are told in its log.
+Of a landing folder in a bucket an object is whole once it is there, so only its changes are waited out.
 """
 
 

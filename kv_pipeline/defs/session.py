@@ -16,7 +16,8 @@ from kv_pipeline.defs.instance import PROCESS_TAG, fail_dead_runs, open_instance
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.processes import this_process
-from kv_pipeline.store import SESSION_MARKER
+from kv_pipeline.remote.url import Location
+from kv_pipeline.store import SESSION_MARKER, Store
 
 _QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -36,18 +37,19 @@ class Session:
     @classmethod
     @contextmanager
     def open(
-        cls, store: Path, inbox: Path, paths: Sequence[Path], instance: dg.DagsterInstance | None = None
+        cls, store: Store, inbox: Location, paths: Sequence[Path], instance: dg.DagsterInstance | None = None
     ) -> Iterator[Session]:
         """Open the store's instance, unless one is given; runs that died are marked as failed.
 
         The marker outlives a killed process, and a failed one: then somebody has to look after its runs.
         """
-        resource = PipelineResource(inbox=str(inbox), store=str(store), paths=[str(path) for path in paths])
-        with open_instance(store) if instance is None else contextlib.nullcontext(instance) as opened:
+        where = str(store.folder.location)
+        resource = PipelineResource(inbox=str(inbox), store=where, paths=[str(path) for path in paths])
+        with open_instance(store.root) if instance is None else contextlib.nullcontext(instance) as opened:
             fail_dead_runs(opened)
-            (store / SESSION_MARKER).touch()
+            (store.root / SESSION_MARKER).touch()
             yield cls(opened, resource)
-        (store / SESSION_MARKER).unlink(missing_ok=True)
+        (store.root / SESSION_MARKER).unlink(missing_ok=True)
 
     def job(self, name: str) -> dg.JobDefinition:
         """A job by its name."""

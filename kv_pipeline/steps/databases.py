@@ -84,11 +84,12 @@ def _ingest(store: Store, file: DatabaseFile) -> Recording:
 
 def _read(store: Store, file: DatabaseFile, emit: Callable[[pl.DataFrame], None]) -> Recording:
     keep = store.settings.keep_billing_header
-    if file.recorded_by == CLAUDE_TRACE:
-        return LogReader(file.database_id, store.salt, keep, emit).read(file.path)
-    if file.recorded_by == HAR:
-        return HarReader(file.database_id, store.salt, keep, emit).read(file.path)
-    return DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(file.path)
+    with file.on_disk(scratch=store.root) as path:
+        if file.recorded_by == CLAUDE_TRACE:
+            return LogReader(file.database_id, store.salt, keep, emit).read(path)
+        if file.recorded_by == HAR:
+            return HarReader(file.database_id, store.salt, keep, emit).read(path)
+        return DatabaseReader(file.database_id, store.salt, keep, emit, scratch=store.root).read(path)
 
 
 def _is_damage(skip: Skip) -> bool:

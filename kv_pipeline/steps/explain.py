@@ -54,8 +54,7 @@ def stale_reports(store: Store) -> list[str]:
 def _is_describable(store: Store, user_id: str) -> bool:
     """Whether prompts are known: described already, or their content is in the store."""
     return all(
-        store.path(CONTENT_BLOCKS.name, key).exists() or has_all_text(store, key)
-        for key in user_databases(store, user_id)
+        store.has(CONTENT_BLOCKS.name, key) or has_all_text(store, key) for key in user_databases(store, user_id)
     )
 
 

@@ -15,7 +15,6 @@ from kv_pipeline.store import Store
 
 FORGETTING_STATE: Final = "forgetting"
 _SUMS: Final = VALIDATION_SUMMARY.name
-_OTHER_FOLDERS: Final = frozenset({"state", "dagster", QUARANTINE, _SUMS})
 _LAST: Final = ("conversations", "raw_requests")
 """Tables by which a user is found, so they go last: a removal that was cut short can be done again."""
 
@@ -34,7 +33,7 @@ class Forgotten(NamedTuple):
 
 def known_users(store: Store) -> list[str]:
     """Users that any table, or any record of what was done, names; sorted."""
-    names = (name.partition("/")[0] for folder in _tables(store) for name in store.partitions(folder))
+    names = (name.partition("/")[0] for table in _tables(store) for name in store.partitions(table))
     recorded = (key.partition("/")[0] for state in _states(store) for key in store.state(state))
     return sorted({*names, *recorded})
 
@@ -49,6 +48,7 @@ def begin_to_forget(store: Store, user_id: str) -> None:
     if user_id not in users:
         raise UsageError(f"The store knows no user {user_id!r}. There are: {', '.join(users) or 'none'}.")
     store.update_state(FORGETTING_STATE, {user_id: "1"})
+    store.folder.publish()
 
 
 def finish_forgetting(store: Store) -> None:
@@ -86,8 +86,7 @@ def _is_of(key: str, user_id: str) -> bool:
 
 
 def _tables(store: Store) -> list[str]:
-    folders = (path.name for path in store.root.iterdir() if path.is_dir())
-    return sorted(name for name in folders if name not in _OTHER_FOLDERS and not name.startswith("."))
+    return [name for name in store.tables() if name != _SUMS]
 
 
 def _states(store: Store) -> list[str]:

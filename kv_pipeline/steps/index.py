@@ -61,6 +61,7 @@ def user_fingerprint(store: Store, user_id: str, transcripts: UserTranscripts) -
 def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> IndexedUser:
     """Write a user's conversation_index."""
     fingerprint = user_fingerprint(store, user_id, transcripts)
+    transcripts.fetch()
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
     transcribed = with_vanished(transcript_frames(read), known)

@@ -8,7 +8,6 @@ from typing import Final
 import polars as pl
 
 from kv_pipeline.landing import Landing, UserTranscripts
-from kv_pipeline.quarantine import quarantined
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.steps.conversations import fingerprint_of
@@ -84,7 +83,7 @@ def _lost(store: Store, landing: Landing) -> Iterator[tuple[str, str]]:
         there = set(store.partitions(model.name))
         for key in sorted(set(store.state(CONTENT_STATE)) - there - here):
             yield key.partition("/")[0], f"table {model.name} of {key}"
-    damaged = quarantined(store.root)
+    damaged = store.quarantined()
     for model in TRANSCRIPT_MODELS:
         for user in sorted(user for table, user in damaged if table == model.name):
             if user not in landing.transcripts:
@@ -142,7 +141,7 @@ def remove_conversations(store: Store, keys: list[str]) -> None:
 
 def is_roll_up_stale(store: Store) -> bool:
     """Whether the fleet roll-up is of other conversations than those in the store, or a user's report behind."""
-    is_there = store.path(VALIDATION_SUMMARY.name, FLEET).exists()
+    is_there = store.has(VALIDATION_SUMMARY.name, FLEET)
     is_current = is_there and store.state(VALIDATION_SUMMARY.name).get(FLEET) == roll_up_fingerprint(store)
     return not is_current or bool(stale_reports(store))
 

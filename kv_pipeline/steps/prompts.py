@@ -62,7 +62,7 @@ def describe_segments(store: Store, database_id: str) -> None:
     Where segments were purged, what was described earlier stays.
     """
     content = f"{CONTENT_BLOCKS_VERSION}-{store.state(CONTENT_STATE).get(database_id, '')}"
-    is_there = store.path(CONTENT_BLOCKS.name, database_id).exists()
+    is_there = store.has(CONTENT_BLOCKS.name, database_id)
     if is_there and store.state(CONTENT_BLOCKS_STATE).get(database_id) == content:
         return
     if is_there and not has_all_text(store, database_id):
@@ -83,7 +83,7 @@ def _segments(store: Store, database_id: str) -> Iterator[pl.DataFrame]:
 
 def has_all_text(store: Store, database_id: str) -> bool:
     """Whether no segment of a database was purged or lost."""
-    if not store.path(SEGMENTS.name, database_id).exists():
+    if not store.has(SEGMENTS.name, database_id):
         return False
     return store.select(SEGMENTS, database_id, ["segment_index"], pl.col("text").is_null()).is_empty()
 

@@ -89,6 +89,7 @@ def used_segments(requests: pl.DataFrame) -> pl.DataFrame:
 def _purge(store: Store, database_id: str, indexes: pl.Series) -> None:
     describe_segments(store, database_id)  # reports are made of that, and it is made of text
     store.update_state(PURGED_STATE, {database_id: "1"})
+    store.folder.publish()  # what marks them is known before the text is gone
     is_old = pl.col("segment_index").is_in(indexes.implode())
     purged = pl.when(is_old).then(pl.lit(None, pl.String)).otherwise(pl.col("text")).alias("text")
     with store.write_stream(SEGMENTS, database_id) as append:
@@ -115,7 +116,7 @@ def _by_database(store: Store, user_id: str, keys: list[str]) -> Iterator[tuple[
     placed = store.read(CONVERSATION_REQUESTS, [user_id]).filter(pl.col("conversation_id").is_in(keys))
     suspects = set(store.state(PURGED_STATE))
     for (database_id,), rows in placed.group_by("database_id"):
-        if database_id in suspects or not store.path(SEGMENTS.name, str(database_id)).exists():
+        if database_id in suspects or not store.has(SEGMENTS.name, str(database_id)):
             parts = ["row_id", "tools_segment", "system_segment", "message_segments"]
             raw = store.read(RAW_REQUESTS, [str(database_id)]).select(parts)
             wanted = rows.select("conversation_id", row_id="billed_row_id")
@@ -123,7 +124,7 @@ def _by_database(store: Store, user_id: str, keys: list[str]) -> Iterator[tuple[
 
 
 def _without(store: Store, database_id: str, requests: pl.DataFrame) -> Iterator[str]:
-    if not store.path(SEGMENTS.name, database_id).exists():
+    if not store.has(SEGMENTS.name, database_id):
         yield from requests["conversation_id"].unique()
         return
     there = store.select(SEGMENTS, database_id, ["segment_index"], pl.col("text").is_not_null())

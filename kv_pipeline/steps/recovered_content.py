@@ -58,7 +58,7 @@ def _needed(store: Store, database_id: str, turns: pl.DataFrame) -> pl.DataFrame
     indexes = pl.concat(
         [turns["message_segments"].explode(), turns["tools_segment"], turns["system_segment"]]
     ).drop_nulls().unique()  # fmt: skip
-    segments = pl.scan_parquet(store.path(SEGMENTS.name, database_id), glob=False)
+    segments = pl.scan_parquet(store.file(SEGMENTS.name, database_id), glob=False)
     return segments.filter(pl.col("segment_index").is_in(indexes.implode())).select(_COLUMNS).collect()
 
 

@@ -11,18 +11,21 @@ import polars as pl
 from kv_pipeline.atomic import locked
 from kv_pipeline.errors import UsageError
 from kv_pipeline.landing import Landing
+from kv_pipeline.remote.url import Location
 from kv_pipeline.schemas.requests import RAW_REQUESTS
-from kv_pipeline.store import writer_lock
+from kv_pipeline.store import changing, is_store
 from kv_pipeline.store_settings import empty_for_rebuild, replace_salt
 
 _SHOWN: Final = 5
 
 
-def renew_salt(root: Path, landing: Landing, *, drop_lost: bool, on_wait: Callable[[], None] | None = None) -> int:
+def renew_salt(
+    location: Location, landing: Landing, *, drop_lost: bool, on_wait: Callable[[], None] | None = None
+) -> int:
     """Give a store another salt and remove what the old one is in; the next run makes that again.
 
     Args:
-        root: Folder of the store.
+        location: Folder or URL of the store.
         landing: What it can be made of.
         drop_lost: Go on although recordings of the store are no longer in the landing folder.
         on_wait: Called before waiting for a run that is at work.
@@ -34,21 +37,21 @@ def renew_salt(root: Path, landing: Landing, *, drop_lost: bool, on_wait: Callab
         UsageError: Recordings would be lost, and that was not asked for.
         StoreError: As `replace_salt`.
     """
-    with writer_lock(root, on_wait):
-        n_lost = _refuse_losses(root, landing, drop_lost=drop_lost)
-        with locked(root / "lock"):
-            replace_salt(root)
+    with changing(location, on_wait) as folder:
+        n_lost = _refuse_losses(folder.root, landing, drop_lost=drop_lost)
+        with locked(folder.root / "lock"):
+            replace_salt(folder.root, folder.publish)
     return n_lost
 
 
-def empty(root: Path, landing: Landing, *, drop_lost: bool, on_wait: Callable[[], None] | None = None) -> int:
+def empty(location: Location, landing: Landing, *, drop_lost: bool, on_wait: Callable[[], None] | None = None) -> int:
     """Remove what is made of the landing folder, whatever version made it; see `renew_salt`."""
-    if not (root / "store.json").exists():
+    if not is_store(location):
         return 0
-    with writer_lock(root, on_wait):
-        n_lost = _refuse_losses(root, landing, drop_lost=drop_lost)
-        with locked(root / "lock"):
-            empty_for_rebuild(root)
+    with changing(location, on_wait) as folder:
+        n_lost = _refuse_losses(folder.root, landing, drop_lost=drop_lost)
+        with locked(folder.root / "lock"):
+            empty_for_rebuild(folder.root)
     return n_lost
 
 

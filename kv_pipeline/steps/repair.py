@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import Landing
-from kv_pipeline.quarantine import quarantined, verify
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
 from kv_pipeline.steps import plan
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, content_digest, index_database
@@ -23,7 +22,7 @@ def mend(store: Store, landing: Landing, *, thoroughly: bool = False) -> list[Pa
     they say, and message_index. All other tables are made again by the assets, as anything that is missing.
     """
     finish_forgetting(store)
-    damaged = verify(store.root, thoroughly=thoroughly)
+    damaged = store.verify(thoroughly=thoroughly)
     content, indexed = store.state(CONTENT_STATE), store.state(MESSAGE_INDEX_STATE)
     there = set(store.partitions(MESSAGE_INDEX.name))
     for key in store.partitions(RAW_REQUESTS.name):
@@ -44,7 +43,7 @@ def notices(store: Store, landing: Landing) -> Iterator[Skip]:
     for user, what in stuck.items():
         remedy = f"Put it back into the landing folder; or remove the user with `kv-pipeline forget {user}`."
         yield Skip(user, None, "damaged_table", f"{what} was damaged; results made earlier stay as they are", remedy)
-    for table, partition in quarantined(store.root):
+    for table, partition in store.quarantined():
         if partition.partition("/")[0] not in stuck:
             remedy = "Look at it in quarantine/, then delete it."
             found = f"a file of table {table} was damaged and is no longer needed"

@@ -53,7 +53,7 @@ def settled(landing: Landing, seen: Seen, now_s: float, settle_s: float) -> Sett
     since = {key: _since(seen.get(key), fingerprint, now_s) for key, fingerprint in current.items()}
     still = {key for key, first_s in since.items() if now_s - first_s >= settle_s}
     for key, file in landing.databases.items():
-        is_checked = key in still and file.recorded_by == CLAUDE_CODE_PROXY
+        is_checked = key in still and file.recorded_by == CLAUDE_CODE_PROXY and file.is_here
         if is_checked and now_s - since[key] < PATIENCE * settle_s and not is_openable(file.path):
             still.discard(key)
     there = replace(

@@ -72,7 +72,7 @@ def write_transcribed(
 def is_whole(store: Store, user_id: str) -> bool:
     """Whether the tables of a user's transcribed requests are there, if there should be any."""
     key = transcribed_partition(user_id)
-    is_there = all(store.path(model.name, key).exists() for model in TRANSCRIBED_MODELS)
+    is_there = all(store.has(model.name, key) for model in TRANSCRIBED_MODELS)
     return is_there or key not in store.state(CONTENT_STATE)
 
 

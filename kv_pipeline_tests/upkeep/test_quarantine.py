@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from kv_pipeline.errors import StoreError
-from kv_pipeline.quarantine import quarantined
 from kv_pipeline.steps.index import conversations
 from kv_pipeline_tests.upkeep.conftest import assert_same, moved
 
@@ -37,7 +36,7 @@ def test_one_damaged_file_of_every_table_is_set_aside_and_made_again(place):
     outcome = place.run()
     assert outcome.quarantined == sorted(str(path.relative_to(place.store.root)) for path in hurt.values())
     assert_same(place.tables(), expected)
-    assert quarantined(place.store.root) == []
+    assert place.store.quarantined() == []
     aside = {str(path.relative_to(place.store.root / "quarantine")) for path in
              (place.store.root / "quarantine").rglob("*.parquet")}  # fmt: skip
     assert aside == set(outcome.quarantined)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-_BEGINNING_BYTES: Final = 65_536
+BEGINNING_BYTES: Final = 65_536
 _PAIR: Final = re.compile(rb'^\s*\{\s*"(?:request"\s*:\s*(?:\{|null)|response"\s*:\s*(?:\{|null)|logged_at"\s*:)', re.M)
 _REQUEST: Final = b'"request"'
 _BOM: Final = b"\xef\xbb\xbf"
@@ -21,5 +21,10 @@ def is_log(path: Path) -> bool:
     if not path.is_file():  # reading a pipe would wait for its writer
         return False
     with path.open("rb") as file:
-        beginning = file.read(_BEGINNING_BYTES).removeprefix(_BOM)
+        return begins_like_log(file.read(BEGINNING_BYTES))
+
+
+def begins_like_log(beginning: bytes) -> bool:
+    """The same of the first `BEGINNING_BYTES` of a file."""
+    beginning = beginning.removeprefix(_BOM)
     return _REQUEST in beginning and _PAIR.search(beginning) is not None
