@@ -122,6 +122,8 @@ def _print_not_traced(store: Store) -> None:
     if frame.height:
         columns = [("user_id", "user"), ("reason", "reason"), ("n_requests", "requests")]
         print_table("Recorded requests that are in no trace", frame, columns)
+    if "unknown" in frame["reason"]:
+        console().print("unknown: in no transcript. `kv-pipeline recover` finds their conversations by what they say.")
     for user, n_conversations in recovered_conversations(store).iter_rows():
         console().print(
             f"{user}: {n_conversations} conversations are in no transcript; their structure is recovered from content. "

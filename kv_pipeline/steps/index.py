@@ -14,7 +14,13 @@ from kv_pipeline.landing import UserTranscripts
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
-from kv_pipeline.sources.transcripts.frames import TranscriptFrames, transcript_frames, with_vanished
+from kv_pipeline.sources.transcripts.frames import (
+    TranscriptFrames,
+    split_given_way,
+    transcript_frames,
+    with_vanished,
+    without_given_way,
+)
 from kv_pipeline.sources.transcripts.reader import read_transcript
 from kv_pipeline.steps.databases import CONTENT_STATE, MESSAGE_INDEX_STATE, write_skips
 from kv_pipeline.steps.recovery import RecoveryPolicy, recovered_structure
@@ -63,8 +69,9 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
     fingerprint = user_fingerprint(store, user_id, transcripts)
     transcripts.fetch()
     read = [read_transcript(file.path, file.source) for file in transcripts.files]
+    counting, given_way = split_given_way(read)
     known = TranscriptFrames(*(store.read(model, [user_id]) for model in TRANSCRIPT_MODELS))
-    transcribed = with_vanished(transcript_frames(read), known)
+    transcribed = with_vanished(transcript_frames(counting), without_given_way(known, counting, given_way))
     recorded = store.read(RAW_REQUESTS, recordings(store, user_id))
     notices = write_transcribed(store, user_id, recorded, transcripts.files, read, transcribed)
     requests = pl.concat([recorded, store.read(RAW_REQUESTS, [transcribed_partition(user_id)])])

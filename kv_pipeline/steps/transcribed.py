@@ -59,7 +59,7 @@ def write_transcribed(
     key = transcribed_partition(user_id)
     owned = owners(transcribed.answers, transcribed.agents)
     known = recorded.select("message_id").drop_nulls().unique()
-    missing = owned.join(known, on="message_id", how="anti")
+    missing = owned.join(known, on="message_id", how="anti").filter(~_is_recovered(read))
     if missing.is_empty():
         _remove(store, key)
         return []
@@ -67,6 +67,15 @@ def write_transcribed(
     wanted = _wanted(missing, transcribed.agents, begun)
     sessions = _sessions(files, read, set(missing["session_id"]), transcribed.agents)
     return _write(store, key, wanted, sessions)
+
+
+def _is_recovered(read: Sequence[Transcript]) -> pl.Expr:
+    """Whether an answer stands in recovered transcripts alone, which have nothing to make a request of."""
+    own, recovered = (
+        {answer.message_id for transcript in read if transcript.is_recovered is kind for answer in transcript.answers}
+        for kind in (False, True)
+    )
+    return pl.col("message_id").is_in(sorted(recovered - own))
 
 
 def is_whole(store: Store, user_id: str) -> bool:
@@ -113,7 +122,7 @@ def _sessions(
     sessions: dict[str, list[tuple[tuple[bool, int, str], SessionFile]]] = {}
     for file, transcript in zip(files, read, strict=True):
         agent = _agent_of(transcript)
-        if agent is not None and agent[0] in wanted:
+        if agent is not None and agent[0] in wanted and not transcript.is_recovered:
             place = (*order.get(agent, (False, 0)), file.source)
             told = frozenset(skip.row for skip in transcript.skips if skip.is_left_out)
             sessions.setdefault(agent[0], []).append((place, SessionFile(file.source, file.path, told)))

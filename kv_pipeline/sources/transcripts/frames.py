@@ -17,6 +17,7 @@ WARMUP_TYPE: Final = "warmup"
 """Type given to agents that no tool call names and whose prompt is the client's `Warmup`."""
 
 ANSWERS_SCHEMA: Final = polars_schema(TRANSCRIPT_ANSWERS)
+_AGENT: Final = ["session_id", "agent_id"]
 AGENTS_SCHEMA: Final = polars_schema(TRANSCRIPT_AGENTS)
 COMPACTIONS_SCHEMA: Final = polars_schema(TRANSCRIPT_COMPACTIONS)
 
@@ -44,6 +45,35 @@ def with_vanished(now: TranscriptFrames, before: TranscriptFrames) -> Transcript
         before.compactions.join(now.answers, on=agent, how="anti").join(now.compactions, on=agent, how="anti"),
     ]
     return TranscriptFrames(*(pl.concat([new, old]) for new, old in zip(now, gone, strict=True)))
+
+
+def split_given_way(transcripts: Sequence[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
+    """Transcripts that count, and recovered ones that don't: the client's own tell of their session.
+
+    They do so by the session's name, or by an answer that both have.
+    """
+    own = [answer for transcript in transcripts if not transcript.is_recovered for answer in transcript.answers]
+    sessions, messages = {answer.session_id for answer in own}, {answer.message_id for answer in own}
+    recovered = [transcript for transcript in transcripts if transcript.is_recovered]
+    sessions |= {a.session_id for transcript in recovered for a in transcript.answers if a.message_id in messages}
+    counting: list[Transcript] = []
+    given_way: list[Transcript] = []
+    for transcript in transcripts:
+        gives_way = transcript.is_recovered and any(answer.session_id in sessions for answer in transcript.answers)
+        (given_way if gives_way else counting).append(transcript)
+    return counting, given_way
+
+
+def without_given_way(
+    frames: TranscriptFrames, counting: Sequence[Transcript], given_way: Sequence[Transcript]
+) -> TranscriptFrames:
+    """What transcripts said before, less what those said that give way now."""
+    own = {answer.session_id for transcript in counting for answer in transcript.answers}
+    rows = {(answer.session_id, answer.agent_id) for transcript in given_way for answer in transcript.answers}
+    agents = pl.DataFrame(sorted(rows), schema=dict.fromkeys(_AGENT, pl.String), orient="row")
+    sessions = agents.filter(~pl.col("session_id").is_in(sorted(own)))
+    kept = (frame.join(agents, on=_AGENT, how="anti").join(sessions, on="session_id", how="anti") for frame in frames)
+    return TranscriptFrames(*kept)
 
 
 def transcript_frames(transcripts: Sequence[Transcript]) -> TranscriptFrames:

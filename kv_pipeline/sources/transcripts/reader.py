@@ -91,7 +91,11 @@ class Compaction(NamedTuple):
 
 @dataclass(slots=True)
 class Transcript:
-    """What one file says."""
+    """What one file says.
+
+    Attributes:
+        is_recovered: Whether `kv-pipeline recover` wrote it: structure without content.
+    """
 
     answers: list[AnswerRecord] = field(default_factory=list)
     calls: list[AgentCall] = field(default_factory=list)
@@ -99,6 +103,7 @@ class Transcript:
     agents: list[AgentFile] = field(default_factory=list)
     compactions: list[Compaction] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    is_recovered: bool = False
 
 
 def read_transcript(path: Path, source: str) -> Transcript:
@@ -179,6 +184,7 @@ class _Reading:
     def _record(self, number: int, record: Record) -> None:
         if self._is_agent_file and self._session_id is None:
             self._session_id = self._session_of(record)
+        self.result.is_recovered |= record.is_recovered
         match record.type:
             case "fork-context-ref":
                 self._is_fork = True

@@ -56,6 +56,7 @@ class Record(msgspec.Struct, rename="camel"):
     agent_id: str | None = None
     is_sidechain: bool = False
     is_api_error_message: bool = False
+    is_recovered: bool = False
     timestamp: str | None = None
     uuid: str | None = None
     parent_uuid: str | None = None
