@@ -28,7 +28,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
-PATIENCE_S = 120
+PATIENCE_S = 240
 """How long anything may take on a busy machine."""
 
 
