@@ -1,8 +1,9 @@
 """Runs the pipeline in processes that kill themselves in the middle.
 
 Imports take longer than a run, so one process imports everything and forks a child for each order it reads:
-`{"store": ..., "inbox": ..., "kill_at": n}`. The child is killed just before its n-th durable step (a file made
-permanent, a file renamed into place, a commit of Dagster's databases); with null it finishes and its steps are counted.
+`{"store": ..., "inbox": ..., "kill_at": n, "is_night": false}`; at night it is the nightly job. The child is killed
+just before its n-th durable step (a file made permanent, a file renamed into place, a commit of Dagster's databases);
+with null it finishes and its steps are counted.
 Nothing that starts threads may run before the fork.
 """
 
@@ -37,7 +38,7 @@ def serve() -> None:
             step = _counter(order["kill_at"], writing)
             os.fsync, os.replace = _before(os.fsync, step), _before(os.replace, step)
             event.listen(Engine, "commit", lambda _, step=step: step())
-            _run(Path(order["store"]), Path(order["inbox"]))
+            _run(Path(order["store"]), Path(order["inbox"]), is_night=order["is_night"])
         os.close(writing)
         with os.fdopen(reading, "rb") as counted:
             n_steps = len(counted.read())
@@ -85,18 +86,37 @@ def _before(function: Callable[..., Any], step: Callable[[], None]) -> Callable[
     return stepping
 
 
-def _run(store: Path, inbox: Path, at_end: Callable[[], object] = bool) -> None:
+def _run(store: Path, inbox: Path, at_end: Callable[[], object] = bool, *, is_night: bool = False) -> None:
     from kv_pipeline.runner import Inputs, bring_up_to_date
     from kv_pipeline.store import Store
 
     code = 1
     try:
-        bring_up_to_date(Store.open(store), Inputs(inbox))
+        if is_night:
+            _run_nightly(store, inbox)
+        else:
+            bring_up_to_date(Store.open(store), Inputs(inbox))
         code = 0
     finally:
         at_end()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_nightly(store: Path, inbox: Path) -> None:
+    """The job as the daemon runs it, which tells by the run's process whether it was killed."""
+    from kv_pipeline.defs.build import build_defs
+    from kv_pipeline.defs.instance import PROCESS_TAG, open_instance
+    from kv_pipeline.defs.resources import PipelineResource
+    from kv_pipeline.processes import this_process
+
+    definitions = build_defs(resource_overrides={"pipeline": PipelineResource(inbox=str(inbox), store=str(store))})
+    with open_instance(store) as instance:
+        definitions.resolve_job_def("nightly").execute_in_process(
+            instance=instance,
+            tags={PROCESS_TAG: this_process()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ import pytest
 
 EXAMPLE = Path("data/example").resolve()
 SALT = "crash test"
-OF_THIS_MACHINE = {"dagster", "verified.json"}
-"""Dagster tells of runs, and there were more; the other of times of files."""
+OF_THIS_MACHINE = {"dagster", "verified.json", "reports"}
+"""Dagster tells of runs, and there were more; the others of times of files, and of when they were written."""
 N_DRIVERS = 2
 N_KILLS = 10
 N_FIRST_KILLS = 3
+NIGHT_SHARES = (0.5, 0.97)
+"""How far nights get."""
 
 
 class Driver:
@@ -34,10 +36,11 @@ class Driver:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, store: Path, inbox: Path, kill_at: int | None = None) -> dict[str, Any]:
+    def run(self, store: Path, inbox: Path, kill_at: int | None = None, *, is_night: bool = False) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"store": str(store), "inbox": str(inbox), "kill_at": kill_at}) + "\n")
+        order = {"store": str(store), "inbox": str(inbox), "kill_at": kill_at, "is_night": is_night}
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
@@ -119,12 +122,18 @@ def begin(inbox: Path) -> None:
 
 
 def kill_and_recover(
-    drivers: SimpleQueue[Driver], inbox: Path, store: Path, expected: dict[str, Any], kill_at: int
+    drivers: SimpleQueue[Driver],
+    inbox: Path,
+    store: Path,
+    expected: dict[str, Any],
+    kill_at: int,
+    *,
+    is_night: bool = False,
 ) -> set[str]:
     with borrowed(drivers) as one:
-        killed = one.run(store, inbox, kill_at)
+        killed = one.run(store, inbox, kill_at, is_night=is_night)
         assert killed["is_killed"], killed
-        after = one.run(store, inbox)
+        after = one.run(store, inbox, is_night=is_night)
     assert after["status"] == 0, f"the run after a kill at step {kill_at} failed"
     assert_same(contents(store), expected, f"after a kill at step {kill_at}")
     assert list(store.rglob(".tmp-*")) == []
@@ -167,6 +176,25 @@ def test_a_first_run_killed_at_any_step_and_run_again_is_as_if_never_killed(tmp_
     with ThreadPoolExecutor(N_DRIVERS) as pool:
         kills = [1, *(int(stride * n) for n in range(1, N_FIRST_KILLS))]
         assert set().union(*pool.map(kill, kills)) <= {"SUCCESS", "FAILURE"}
+
+
+def test_a_night_killed_at_any_step_and_run_again_is_as_if_never_killed(tmp_path, drivers):
+    """In one of the runs that it makes of everything new, and while it writes reports."""
+    inbox = tmp_path / "inbox"
+    shutil.copytree(EXAMPLE / "grace", inbox / "grace")
+    with borrowed(drivers) as one:
+        whole = one.run(tmp_path / "never killed", inbox, is_night=True)
+    assert whole["status"] == 0
+    expected = contents(tmp_path / "never killed")
+    written = {path.name for path in (tmp_path / "never killed" / "reports").rglob("*")}
+    assert {"index.html", "monitor.json"} <= written
+
+    def kill(share: float) -> set[str]:
+        store = tmp_path / f"killed-{share}"
+        return kill_and_recover(drivers, inbox, store, expected, int(whole["n_steps"] * share), is_night=True)
+
+    with ThreadPoolExecutor(N_DRIVERS) as pool:
+        assert set().union(*pool.map(kill, NIGHT_SHARES)) <= {"SUCCESS", "FAILURE"}
 
 
 @pytest.mark.parametrize("delay_s", [1.8])

@@ -33,6 +33,7 @@ from kv_pipeline_tests.upkeep.conftest import EXAMPLE
 SALT = "faults"
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 """Source: linux/prctl.h, linux/capability.h."""
+STARTED = dg.DagsterRunStatus.STARTED
 RUN = "from kv_pipeline.cli import main; main()"
 
 
@@ -210,12 +211,10 @@ def test_postgresql_restarted_during_a_run(
         monkeypatch.setenv(POSTGRES_VARIABLE, server.url)
         with open_instance(store) as instance, ThreadPoolExecutor(1) as pool:
             assert instance.get_runs_count() == 0
-            with opening_held(store):
-                running = pool.submit(command, folder / "inbox", store)
-                wait_for(
-                    lambda: instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])) == 1,
-                    store / "store.json",
-                )
+            running = pool.submit(command, folder / "inbox", store)
+            wait_for(instance.get_runs, store / "store.json")
+            with opening_held(store):  # no step gets further than the state that it reads first and writes last
+                wait_for(lambda: instance.get_runs(dg.RunsFilter(statuses=[STARTED])), store / "store.json")
                 server.control("-m", mode, "restart")
             done = running.result()
         assert done.returncode in {0, 1}, done.stderr

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from kv_pipeline.defs.instance import POSTGRES_VARIABLE, open_instance
+from kv_pipeline.defs.instance import HOME_VARIABLE, POSTGRES_VARIABLE, open_instance
 from kv_pipeline.defs.partitions import RANGE_START
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.store import Store
 from kv_pipeline.store_settings import SALT_VARIABLE
 from kv_pipeline_tests.cluster.conftest import SALT, Cluster, kill
+from kv_pipeline_tests.daemon import FAST, daemon, is_up_to_date, opening_held, pid_of, switch_on
 from kv_pipeline_tests.services import RABBITMQ, REDIS
 
 EXAMPLE = Path(__file__).parents[2] / "data/example"
@@ -43,21 +42,6 @@ def wait_for(what: Callable[[], Sequence[Any]], cluster: Cluster) -> Sequence[An
             return found
         time.sleep(0.05)
     raise AssertionError("\n".join(cluster.log(path.stem) for path in cluster.folder.glob("*.log")))
-
-
-@contextmanager
-def opening_held(store: Path) -> Iterator[None]:
-    """Nobody can open the store meanwhile: a run that begins waits in the middle."""
-    with (store / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def pid_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
-    events = instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT)
-    messages = [entry.get_dagster_event().message or "" for entry in events]
-    (pid,) = {match for message in messages for match in re.findall(r"pid: (\d+)", message)}
-    return int(pid)
 
 
 def worker_of(pid: int, workers: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
@@ -102,4 +86,45 @@ def test_a_killed_worker_costs_a_retry(cluster_on, broker, tmp_path, monkeypatch
     assert failed.dagster_run.status == dg.DagsterRunStatus.FAILURE
     assert failed.end_time - killed_at < NOTICED_WITHIN_S
     assert sorted(run.status.value for run in again) == ["FAILURE", "SUCCESS"]
+    assert tables(store) == tables(expected.root)
+
+
+def test_runs_of_the_sensor_are_executed_by_workers_and_a_killed_one_costs_a_retry(cluster_on, tmp_path, monkeypatch):
+    """The daemon of `deploy/celery` with the sensor switched on. Slow: a minute."""
+    cluster = cluster_on(RABBITMQ)
+    inbox, store = tmp_path / "inbox", tmp_path / "store"
+    shutil.copytree(EXAMPLE / "grace", inbox / "grace")
+    monkeypatch.setenv(SALT_VARIABLE, SALT)
+    expected = Store.open(tmp_path / "expected")
+    bring_up_to_date(expected, Inputs(inbox))
+    Store.open(store)
+    monkeypatch.setenv(POSTGRES_VARIABLE, cluster.environment[POSTGRES_VARIABLE])
+    monkeypatch.setenv("KV_PIPELINE_BROKER_URL", RABBITMQ)
+    places = {HOME_VARIABLE: store / "dagster", "KV_PIPELINE_INBOX": inbox, "KV_PIPELINE_STORE": store}
+    variables = {**cluster.environment, **FAST, **{name: str(path) for name, path in places.items()}}
+
+    def worker(name: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return cluster.process(name, "worker", "--inbox", inbox, "--store", store, "--name", name)
+
+    with open_instance(store) as instance, worker("a") as a, daemon(variables, tmp_path / "daemon.log"):
+
+        def runs(job: str, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
+            return instance.get_runs(dg.RunsFilter(job_name=job, statuses=list(statuses)))
+
+        switch_on(variables)
+        wait_for(lambda: runs("index_conversations"), cluster)
+        with opening_held(store):
+            (lost,) = wait_for(lambda: runs("index_conversations", dg.DagsterRunStatus.STARTED), cluster)
+            assert worker_of(pid_of(instance, lost), [a]) is a
+            kill(a)
+            killed_at = time.time()
+        with worker("b") as b:
+            wait_for(lambda: [True] if is_up_to_date(instance) else [], cluster)
+            retries = runs("index_conversations", dg.DagsterRunStatus.SUCCESS)
+            made = runs("make_conversations", dg.DagsterRunStatus.SUCCESS)
+            assert {worker_of(pid_of(instance, run), [b]) for run in (*retries, *made)} == {b}
+    assert [run.parent_run_id for run in retries] == [lost.run_id]
+    assert {run.status.value for run in instance.get_runs()} == {"SUCCESS", "FAILURE"}
+    failed = instance.get_run_records(dg.RunsFilter(run_ids=[lost.run_id]))[0]
+    assert failed.end_time - killed_at < NOTICED_WITHIN_S
     assert tables(store) == tables(expected.root)
