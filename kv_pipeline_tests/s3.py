@@ -47,7 +47,7 @@ class Server:
         """Ask the server something; nothing is signed."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, content, {"Content-Type": "application/octet-stream"})
+            connection.request(method, path, content, {"x-amz-acl": "public-read-write"})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from kv_pipeline.errors import StoreError, UsageError
+from kv_pipeline.remote.url import location
+
+pytest.importorskip("obstore", reason="pip install 'kv-pipeline[objects]'")
+
+from obstore.store import MemoryStore
+
+from kv_pipeline.remote.lease import LEASE, Lease, Times
+from kv_pipeline.remote.objects import Objects
+
+FAST = Times(expire_s=0.6, renew_s=0.05, poll_s=0.02)
+SILENT = Times(expire_s=0.6, renew_s=1000, poll_s=0.02)
+
+
+@pytest.fixture(params=["memory", "s3"])
+def objects(request):
+    if request.param == "s3":
+        return Objects.open(request.getfixturevalue("machines").at("store"))
+    return Objects(location("s3://bucket/memory"), MemoryStore())
+
+
+@contextmanager
+def waiting(lease):
+    """Take a lease in a thread; gives when it began to wait, and when it had it."""
+    waits, has = threading.Event(), threading.Event()
+
+    def work():
+        with lease.held(waits.set):
+            has.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield waits, has
+    finally:
+        thread.join()
+
+
+def test_a_second_one_waits_for_the_end_of_the_first(objects):
+    with ExitStack() as stack, Lease(objects, "one", FAST).held():
+        waits, has = stack.enter_context(waiting(Lease(objects, "two", FAST)))
+        assert waits.wait(10)
+        time.sleep(2 * FAST.expire_s)  # it is renewed all the time
+        assert not has.is_set()
+    assert has.is_set()
+
+
+def test_who_is_not_heard_of_loses_it_and_learns_that(objects):
+    lost = Lease(objects, "one", SILENT)
+    with lost.held():
+        lost.check()
+        began_s = time.monotonic()
+        with Lease(objects, "two", FAST).held():
+            assert time.monotonic() - began_s >= SILENT.expire_s
+            content = objects.read(LEASE)
+            with pytest.raises(StoreError, match="another run took over the store"):
+                lost.renew()
+            with pytest.raises(StoreError, match="another run took over the store"):
+                lost.check()
+    assert b'"two"' in content[0]
+
+
+def test_a_loser_leaves_the_lease_of_the_other_alone(objects):
+    winner = Lease(objects, "two", SILENT)
+    with ExitStack() as stack:
+        with Lease(objects, "one", SILENT).held():
+            stack.enter_context(winner.held())
+        winner.renew()
+    assert b'"holder":null' in objects.read(LEASE)[0]
+
+
+def test_one_who_died_is_followed_at_once_by_the_same_working_copy(objects):
+    Lease(objects, "one", SILENT).held().__enter__()
+    began_s = time.monotonic()
+    with Lease(objects, "one", SILENT).held():
+        assert time.monotonic() - began_s < SILENT.expire_s
+
+
+class AnswersLost(Objects):
+    """Serves conditional writes, and loses the first answers: the client asks again, and is refused."""
+
+    n_lost = 2
+
+    def put_if(self, name, content, expected):
+        written = super().put_if(name, content, expected)
+        if self.n_lost:
+            self.n_lost -= 1
+            return super().put_if(name, content, expected)
+        return written
+
+
+def test_a_write_that_was_served_without_an_answer_counts():
+    objects = AnswersLost(location("s3://bucket/memory"), MemoryStore())
+    lease = Lease(objects, "one", SILENT)
+    with lease.held():
+        lease.renew()
+        lease.renew()
+    assert objects.n_lost == 0
+
+
+def test_a_lease_that_nobody_can_read_is_waited_for(objects):
+    objects.put_if(LEASE, b"of a later version", None)
+    began_s = time.monotonic()
+    with Lease(objects, "one", FAST).held():
+        assert time.monotonic() - began_s >= FAST.expire_s
+
+
+def test_the_rhythm_is_set_by_one_number(monkeypatch):
+    assert Times.from_environment() == (60, 10, 2)
+    monkeypatch.setenv("KV_PIPELINE_LEASE_S", "6")
+    assert Times.from_environment() == (6, 1, 0.2)
+
+
+@pytest.mark.parametrize("text", ["0", "soon", "nan", "inf"])
+def test_a_rhythm_that_makes_no_sense(monkeypatch, text):
+    monkeypatch.setenv("KV_PIPELINE_LEASE_S", text)
+    with pytest.raises(UsageError, match="KV_PIPELINE_LEASE_S is"):
+        Times.from_environment()
