@@ -3,6 +3,7 @@
     python -m benchmarks.growth                              1, 10 and 100 times the users
     python -m benchmarks.growth --by conversations           of each user
     python -m benchmarks.growth --by turns --factors 1 3 10  of each conversation
+    python -m benchmarks.growth --landing DIR                a landing folder that is there, of any size
 
 Each size is generated, then `kv-pipeline run`'s work is done on it in a process of its own that has imported everything
 and run once on a tiny input. "s" is wall time, "cpu s" that of the process, which a busy machine changes less. The
@@ -38,12 +39,18 @@ def main() -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 10, 100], help="times the base")
     for name, value in BASE.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{name} of the base (%(default)s)")
+    parser.add_argument("--landing", type=Path, help="measure this landing folder, which stays as it is")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(_measure(*arguments.child)))
         return
     print(" ".join(f"{name:>13}" for name in COLUMNS))
+    if arguments.landing:
+        with tempfile.TemporaryDirectory(prefix="kv-growth-") as folder:
+            measured = {"factor": 1, "exponent": "", **_measured_apart(arguments.landing, Path(folder) / "store")}
+        print(" ".join(f"{_shown(measured[name]):>13}" for name in COLUMNS))
+        return
     before: dict[str, Any] | None = None
     for factor in arguments.factors:
         size = {name: getattr(arguments, name) for name in BASE}
@@ -69,8 +76,12 @@ def _measure_apart(size: dict[str, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kv-growth-") as folder:
         inbox, store = Path(folder) / "inbox", Path(folder) / "store"
         write_landing(inbox, size=fleet(**size), seed=1)
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.growth", "--child", str(inbox), str(store)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        return _measured_apart(inbox, store)
+
+
+def _measured_apart(inbox: Path, store: Path) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.growth", "--child", str(inbox), str(store)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -85,8 +96,9 @@ def _measure(inbox: Path, store_path: Path) -> dict[str, Any]:
         bring_up_to_date(Store.open(store_path), Inputs(on))
         return time.perf_counter() - begun, time.process_time() - begun_cpu
 
-    write_landing(inbox.with_name("tiny"), size=EXAMPLE, seed=2)
-    bring_up_to_date(Store.open(store_path.with_name("tiny store")), Inputs(inbox.with_name("tiny")))
+    tiny = store_path.with_name("tiny")
+    write_landing(tiny, size=EXAMPLE, seed=2)
+    bring_up_to_date(Store.open(store_path.with_name("tiny store")), Inputs(tiny))
     elapsed_s, cpu_s = run(inbox)
     measured = {
         **_sizes(inbox, store_path),
@@ -95,8 +107,9 @@ def _measure(inbox: Path, store_path: Path) -> dict[str, Any]:
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "nothing new s": run(inbox)[0],
     }
-    user = sorted(path for path in inbox.iterdir() if path.is_dir())[0]
-    shutil.copytree(inbox.with_name("tiny") / "ada", user.with_name("zoe"))
+    if inbox.parent != store_path.parent:  # not ours
+        return {**measured, "one more s": ""}
+    shutil.copytree(tiny / "ada", inbox / "zoe")
     return {**measured, "one more s": run(inbox)[0]}
 
 

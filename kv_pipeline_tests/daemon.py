@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import dagster as dg
 
+from kv_pipeline.store import WRITER_LOCK
+
 _T = TypeVar("_T")
 PATIENCE_S = 300
 FAST = {"KV_PIPELINE_SETTLE_S": "0", "KV_PIPELINE_SENSOR_S": "2"}
@@ -49,9 +51,9 @@ def switch_on(environment: Mapping[str, str], sensor: str = "landing_sensor") ->
 
 
 @contextmanager
-def opening_held(store: Path) -> Iterator[None]:
-    """Nobody can open the store meanwhile: a run that begins waits in the middle."""
-    with (store / "lock").open("a") as file:
+def held(store: Path, lock: str = WRITER_LOCK) -> Iterator[None]:
+    """Nobody can write meanwhile, or, with "lock", open the store: a run that begins waits in the middle."""
+    with (store / lock).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

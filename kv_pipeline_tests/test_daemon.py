@@ -16,9 +16,9 @@ from kv_pipeline.store import Store
 from kv_pipeline_tests.daemon import (
     FAST,
     daemon,
+    held,
     is_up_to_date,
     kill_group,
-    opening_held,
     pid_of,
     switch_on,
     wait_for,
@@ -61,14 +61,14 @@ def test_a_daemon_killed_alone_and_with_everything_that_it_started(
         switch_on(variables)
         with daemon(variables, log) as first:
             wait_for(lambda: runs("ingest_databases"), log)
-            with opening_held(store):
+            with held(store):
                 orphan = begun("ingest_databases")
                 first.kill()
                 first.wait()
             wait_for(lambda: runs("ingest_databases", SUCCESS), log)  # the run itself went on
             with daemon(variables, log) as second:
                 wait_for(lambda: runs("index_conversations"), log)
-                with opening_held(store):
+                with held(store):
                     lost = begun("index_conversations")
                     assert os.getpgid(pid_of(instance, lost)) == second.pid
                     left = store / "traces" / "grace" / f".tmp-{pid_of(instance, lost)}-x.parquet"

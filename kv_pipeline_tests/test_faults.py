@@ -25,7 +25,7 @@ from kv_pipeline.errors import StoreError
 from kv_pipeline.runner import Inputs, bring_up_to_date
 from kv_pipeline.sources.claude_code_proxy import database
 from kv_pipeline.store import Store
-from kv_pipeline_tests.daemon import opening_held, wait_for
+from kv_pipeline_tests.daemon import held, wait_for
 from kv_pipeline_tests.services import own_postgres
 from kv_pipeline_tests.test_crash import assert_same, contents
 from kv_pipeline_tests.upkeep.conftest import EXAMPLE
@@ -213,7 +213,7 @@ def test_postgresql_restarted_during_a_run(
             assert instance.get_runs_count() == 0
             running = pool.submit(command, folder / "inbox", store)
             wait_for(instance.get_runs, store / "store.json")
-            with opening_held(store):  # no step gets further than the state that it reads first and writes last
+            with held(store, "lock"):  # no step gets further than the state that it reads first and writes last
                 wait_for(lambda: instance.get_runs(dg.RunsFilter(statuses=[STARTED])), store / "store.json")
                 server.control("-m", mode, "restart")
             done = running.result()

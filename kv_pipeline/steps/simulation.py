@@ -27,6 +27,16 @@ DEFAULT_MINIMUM_TOKENS: Final = 1024
 """Minimum of models that no table knows: the most common one. Source: `core.model_facts`."""
 
 _ROW: Final = ["database_id", "row_id"]
+_IN_ORDER: Final = ["requested_at_utc", "n_messages", "database_id", "row_id"]
+_LISTS: Final = ("message_segments", "breakpoints")
+_NEEDED: Final = (
+    *_IN_ORDER, *_LISTS, "user_id", "agent", "conversation_id", "request_index", "agent_id", "is_after_compaction",
+    "model", "tools_segment", "system_segment", "speed_id", "context_management_id", "thinking_id", "tool_choice_id",
+    "n_breakpoints", "billing_header_id", "ttft_s", "completed_at_utc", "api_time_s", "input_tokens", "output_tokens",
+    "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "has_applied_edits", "cache_miss_reason",
+    "cache_missed_input_tokens", "noted_reason", "noted_tokens",
+)  # fmt: skip
+_ROWS_AT_A_TIME: Final = 1024
 _BEGUN: Final = ("ok", "aborted")
 """Outcomes of requests that were answered at least in part, and so wrote to the cache."""
 
@@ -68,13 +78,22 @@ class Simulated(NamedTuple):
 
 def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCUMENTED) -> Simulated:
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
-    rows = [row for user_id in users for row in _rows(store, user_id)]
-    rows.sort(key=lambda row: (row["requested_at_utc"], row["n_messages"], row["database_id"], row["row_id"]))
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    requests = [prompts.request(row) for row in rows]
+    found_rows = pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
+    rows, requests = _taken_apart(found_rows, prompts)
     variants = (False, True) if _has_headers(prompts) else (False,)
     found = (_simulated(prompts, rows, requests, options, drops_headers=drops) for drops in variants)
     return max(found, key=_n_exact)
+
+
+def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[list[dict[str, Any]], list[Request]]:
+    """Rows without the lists that grow with every turn, and the requests that these make, which share numbers."""
+    rows, requests = list[dict[str, Any]](), list[Request]()
+    for part in found.iter_slices(_ROWS_AT_A_TIME):
+        for row in part.iter_rows(named=True):
+            requests.append(prompts.request(row))
+            rows.append({name: value for name, value in row.items() if name not in _LISTS})
+    return rows, requests
 
 
 def _has_headers(prompts: Prompts) -> bool:
@@ -112,7 +131,7 @@ def _n_exact(found: Simulated) -> int:
     )
 
 
-def _rows(store: Store, user_id: str) -> list[dict[str, Any]]:
+def _rows(store: Store, user_id: str) -> pl.DataFrame:
     """Every request of a user that used the cache, with its place in a conversation if it has one."""
     databases = user_databases(store, user_id)
     requests = store.read(CONVERSATION_REQUESTS, [user_id])
@@ -139,9 +158,13 @@ def _rows(store: Store, user_id: str) -> list[dict[str, Any]]:
         .join(copies, on=_ROW, how="anti")
         .join(traced, on=_ROW, how="left")
         .join(agents, on=_ROW, how="left")
-        .with_columns(model=pl.coalesce("routed_model", "model"), n_messages=pl.col("message_segments").list.len())
-        .with_columns(user_id=pl.lit(user_id))
-        .to_dicts()
+        .with_columns(
+            model=pl.coalesce("routed_model", "model"),
+            n_messages=pl.col("message_segments").list.len(),
+            n_breakpoints=pl.col("breakpoints").list.len(),
+            user_id=pl.lit(user_id),
+        )
+        .select(_NEEDED)
     )
 
 
@@ -229,7 +252,7 @@ def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
 
 def _caching(tree: PromptTree, row: Mapping[str, Any], use: Use, found: Explained) -> tuple[Any, ...]:
     uses_caching = found.prediction.cached != ROOT or (use.bill is not None and use.bill.cached_tokens > 0)
-    return (len(row["breakpoints"]), uses_caching, *tree.tokens[use.prompt.end])
+    return (row["n_breakpoints"], uses_caching, *tree.tokens[use.prompt.end])
 
 
 def predicted(prediction: Prediction) -> tuple[int, int, int, int]:
