@@ -2,8 +2,9 @@
 
 Imports take longer than a run, so one process imports everything and forks a child for each order it reads:
 `{"store": ..., "inbox": ..., "kill_at": n, "is_night": false}`; at night it is the nightly job. The child is killed
-just before its n-th durable step (a file made permanent, a file renamed into place, a commit of Dagster's databases);
-with null it finishes and its steps are counted.
+just before its n-th durable step (a file made permanent, a file renamed into place, a commit of Dagster's databases, an
+object written or deleted); with null it finishes and its steps are counted. Stores in buckets are published whenever
+state is written; `environment` may say where they are.
 Nothing that starts threads may run before the fork.
 """
 
@@ -19,6 +20,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from kv_pipeline.remote.url import Location, location
 
 
 def serve() -> None:
@@ -38,7 +41,10 @@ def serve() -> None:
             step = _counter(order["kill_at"], writing)
             os.fsync, os.replace = _before(os.fsync, step), _before(os.replace, step)
             event.listen(Engine, "commit", lambda _, step=step: step())
-            _run(Path(order["store"]), Path(order["inbox"]), is_night=order["is_night"])
+            os.environ.update(order.get("environment", {}))
+            if "://" in order["store"]:
+                _kill_among_objects(step)
+            _run(location(order["store"]), location(order["inbox"]), is_night=order["is_night"])
         os.close(writing)
         with os.fdopen(reading, "rb") as counted:
             n_steps = len(counted.read())
@@ -86,14 +92,23 @@ def _before(function: Callable[..., Any], step: Callable[[], None]) -> Callable[
     return stepping
 
 
-def _run(store: Path, inbox: Path, at_end: Callable[[], object] = bool, *, is_night: bool = False) -> None:
+def _kill_among_objects(step: Callable[[], None]) -> None:
+    from kv_pipeline.remote import working_copy
+    from kv_pipeline.remote.objects import Objects
+
+    working_copy.PUBLISH_INTERVAL_S = 0.0
+    for name in ("put", "delete"):
+        setattr(Objects, name, _before(getattr(Objects, name), step))
+
+
+def _run(store: Location, inbox: Location, at_end: Callable[[], object] = bool, *, is_night: bool = False) -> None:
     from kv_pipeline.runner import Inputs, bring_up_to_date
     from kv_pipeline.store import Store
 
     code = 1
     try:
         if is_night:
-            _run_nightly(store, inbox)
+            _run_nightly(Path(store), Path(inbox))
         else:
             bring_up_to_date(Store.open(store), Inputs(inbox))
         code = 0

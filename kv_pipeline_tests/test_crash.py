@@ -36,10 +36,19 @@ class Driver:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, store: Path, inbox: Path, kill_at: int | None = None, *, is_night: bool = False) -> dict[str, Any]:
+    def run(
+        self,
+        store: Path | str,
+        inbox: Path | str,
+        kill_at: int | None = None,
+        *,
+        is_night: bool = False,
+        **environment: str,
+    ) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {"store": str(store), "inbox": str(inbox), "kill_at": kill_at, "is_night": is_night}
+        order["environment"] = environment
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())

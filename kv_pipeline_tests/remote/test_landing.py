@@ -36,7 +36,7 @@ def found(landing):
     "names",
     [
         ["ada/requests.db", "ada/deep/er/b.db", "ada/projects/p/s.jsonl", "bob/projects/q/r/t.jsonl", "ada/notes.txt",
-         "empty/x.txt", "ada/projects/p/s.meta.json", "ada/requests.db-wal", "ada/projects/p/s/subagents/agent-1.jsonl"],
+         "empty/x.txt", "ada/projects/p/s.meta.json", "ada/requests.db-wal", "ada/projects/p/s/agent-1.jsonl"],
         ["lost.db", "lost.har", "lost.txt", "ada/a.db", ".git/a.db"],
         ["ada/x.har", "ada/projects/p/x.har", "ada/.claude/b.db", "ada/a.jsonl"],
         ["ada/x y.db", "ada/x%20y.db", "ada/ä~.db", "a b/..c.db", "ada/back\\slash.db"],
@@ -67,6 +67,12 @@ def test_a_name_that_is_too_long_for_a_file_is_told(machines):
     landing = discover(put(machines, f"ada/projects/p/{'x' * 300}.jsonl", "ada/projects/p/y.jsonl"))
     assert [file.path.name for file in landing.transcripts["ada"].files] == ["y.jsonl"]
     assert [skip.reason for skip in landing.skips] == ["unreadable_file"]
+
+
+def test_objects_that_mark_folders_are_nothing(machines):
+    put(machines, "", "ada/", "ada/projects/", content=b"")
+    landing = discover(put(machines, "ada/a.db"))
+    assert (list(landing.databases), landing.transcripts, landing.skips) == (["ada/a"], {}, [])
 
 
 def test_nothing_there_is_a_wrong_url(machines):
