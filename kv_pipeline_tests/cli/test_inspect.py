@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kv_pipeline.inspection.consumers import CONSUMERS, FileFormat
+from kv_pipeline.export.options import Format
+from kv_pipeline.inspection.consumers import CONSUMERS
 from kv_pipeline_tests.sources.factories import listing
 
 
@@ -27,9 +28,9 @@ def exports(example_store, tmp_path_factory):
 def test_everything_that_we_write_is_valid_for_all_its_readers(command, exports):
     document = command("inspect", exports, exports / "strict", "--json").json
     assert document["format"] == "kv_pipeline.inspection/1"
-    assert {file["format"] for file in document["files"]} == {kind.value for kind in FileFormat}
+    assert {file["format"] for file in document["files"]} == {kind.value for kind in Format}
     for file in document["files"]:
-        assert set(file["consumers"]) == {reader.value for reader in CONSUMERS[FileFormat(file["format"])]}
+        assert set(file["consumers"]) == {reader.value for reader in CONSUMERS[Format(file["format"])]}
         assert all(verdict["is_valid"] for verdict in file["consumers"].values()), file
     counts = {file["contents"]["n_requests"] for file in document["files"] if file["format"] in ("mooncake", "parquet")}
     assert len(counts) == 1
@@ -73,6 +74,20 @@ def test_usage(command, arguments, message, tmp_path, monkeypatch):
     done = command("inspect", *arguments)
     assert done.code == 2
     assert message in done.err
+
+
+def test_a_folder_above_the_traces_says_where_they_are(command, tmp_path):
+    (tmp_path / "unpacked" / "traces").mkdir(parents=True)
+    (tmp_path / "unpacked" / "traces" / "a.json").write_text("{}")
+    done = command("analyze", tmp_path / "unpacked")
+    assert (done.code, "give that folder" in done.err.replace("\n", " ")) == (2, True)
+
+
+def test_many_notices_of_one_reason_are_counted(command, tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.json").write_text("[]")
+    done = command("analyze", tmp_path)
+    assert (done.code, done.out.count("Left out: "), "2 more with reason" in done.out) == (1, 4, True)
 
 
 def test_nothing_is_written(command, exports):
