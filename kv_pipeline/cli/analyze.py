@@ -8,7 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from kv_pipeline import progress
-from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
+from kv_pipeline.cli.display import console, print_file_notices, print_json, print_table, showing_progress
 from kv_pipeline.core.reuse_curves import ReuseFrames, reuse_frames
 from kv_pipeline.errors import Skip
 from kv_pipeline.reports.analysis_options import AnalysisOptions, Scope
@@ -94,9 +94,7 @@ def _print_summary(analysis: TraceAnalysis, frames: ReuseFrames) -> None:
     if shares:
         text = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         out.print(f"Blocks shared with the agent's request before, by trace: {text}.")
-    for notice in analysis.notices:
-        what = "Left out" if notice.is_left_out else "Note"
-        out.print(f"{what}: {notice.source}: {notice.found} ({notice.reason}). {notice.remedy}")
+    print_file_notices(analysis.notices)
 
 
 def _document(analysis: TraceAnalysis, frames: ReuseFrames, options: AnalysisOptions) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from kv_pipeline import progress
+from kv_pipeline.errors import Skip
 
 _UNBOUNDED = 200
 """Width of tables that are not printed to a terminal, in characters."""
@@ -32,6 +34,27 @@ SHORT_ID = 8
 """Characters of a session's name that tell it apart, as `export --conversation-id` takes them."""
 _NARROW = 140
 """Terminals below this width get short names and times."""
+
+
+_SHOWN_OF_A_REASON = 3
+
+
+def print_file_notices(notices: Iterable[Skip]) -> None:
+    """Say what of files was left out or repaired; of many with one reason the first, and how many more."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    for notice in notices:
+        counts[notice.reason, notice.is_left_out] += 1
+        if counts[notice.reason, notice.is_left_out] <= _SHOWN_OF_A_REASON:
+            found = f"{notice.source}: {notice.found} ({notice.reason}). {notice.remedy}"
+            console().print(f"{_what(notice.is_left_out)}: {found}", markup=False)
+    for (reason, is_left_out), n in counts.items():
+        if n > _SHOWN_OF_A_REASON:
+            more = f"{n - _SHOWN_OF_A_REASON} more with reason {reason}; --json lists them all."
+            console().print(f"{_what(is_left_out)}: {more}")
+
+
+def _what(is_left_out: bool) -> str:
+    return "Left out" if is_left_out else "Note"
 
 
 def console() -> Console:

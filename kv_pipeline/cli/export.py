@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_pipeline import progress
-from kv_pipeline.cli.display import console, print_json, showing_progress
+from kv_pipeline.cli.display import console, print_file_notices, print_json, showing_progress
 from kv_pipeline.cli.tables import open_existing
 from kv_pipeline.errors import Skip, UsageError
 from kv_pipeline.export.exporter import ExportResult, export_conversations
@@ -90,9 +90,7 @@ def _print(result: ExportResult, out: Path, options: ExportOptions) -> None:
         lines.print(f"Left out: {n_traces} with {reason}.")
     for reason, number in result.not_held.items():
         lines.print(f"Not held by {options.format}: {number:,} {reason}.")
-    for notice in result.notices:
-        what = "Left out" if notice.is_left_out else "Note"
-        lines.print(f"{what}: {notice.source}: {notice.found} ({notice.reason}). {notice.remedy}")
+    print_file_notices(result.notices)
 
 
 def _document(result: ExportResult, options: ExportOptions) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def _count_row(kind: Format, row: Mapping[str, Any], counter: Counter, sizes: Bl
 
 def _binary(path: Path) -> Inspection:
     if path.stat().st_size % RECORD.itemsize:
-        return _unknown(path, f"neither JSON nor Parquet, nor records of {RECORD.itemsize} bytes")
+        return _unknown(path, f"neither JSON of a trace nor JSON lines, Parquet, or records of {RECORD.itemsize} bytes")
     records = read_records(path)
     sizes = np.unique(records["size"])
     contents = Contents(

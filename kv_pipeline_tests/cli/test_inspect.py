@@ -76,6 +76,20 @@ def test_usage(command, arguments, message, tmp_path, monkeypatch):
     assert message in done.err
 
 
+def test_a_folder_above_the_traces_says_where_they_are(command, tmp_path):
+    (tmp_path / "unpacked" / "traces").mkdir(parents=True)
+    (tmp_path / "unpacked" / "traces" / "a.json").write_text("{}")
+    done = command("analyze", tmp_path / "unpacked")
+    assert (done.code, "give that folder" in done.err.replace("\n", " ")) == (2, True)
+
+
+def test_many_notices_of_one_reason_are_counted(command, tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.json").write_text("[]")
+    done = command("analyze", tmp_path)
+    assert (done.code, done.out.count("Left out: "), "2 more with reason" in done.out) == (1, 4, True)
+
+
 def test_nothing_is_written(command, exports):
     before = listing(exports)
     command("inspect", exports)

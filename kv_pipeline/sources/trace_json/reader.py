@@ -78,7 +78,9 @@ def trace_files(paths: Sequence[Path]) -> list[Path]:
         raise UsageError(f"There is no file or folder {missing[0]}.")
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     if not files:
-        raise UsageError(f"There is no *.json in {', '.join(map(str, paths))}. `kv-pipeline export` writes traces.")
+        below = next((file.parent for path in paths for file in sorted(path.glob("*/*.json"))), None)
+        remedy = f"There are in {below}: give that folder." if below else "`kv-pipeline export` writes traces."
+        raise UsageError(f"There is no *.json in {', '.join(map(str, paths))}. {remedy}")
     return list(dict.fromkeys(files))
 
 
