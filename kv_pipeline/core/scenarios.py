@@ -6,7 +6,7 @@ the same complete bills, so that both sides share their errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -43,8 +43,8 @@ Predictions = list[Prediction]
 
 def what_if(
     requests: Sequence[Request], uses: Sequence[Use], tree: PromptTree, lengths: LengthBook
-) -> dict[Scenario, Predictions]:
-    """Predictions of every scenario for each request, in order of time.
+) -> Iterator[tuple[Scenario, Predictions]]:
+    """Predictions of every scenario for each request, in order of time; one scenario at a time, as they are large.
 
     Args:
         requests: The requests.
@@ -61,13 +61,11 @@ def what_if(
             return as_sent
         return _predict(other, placed, _lengths_of(other, placed))
 
-    return {
-        Scenario.AS_SENT: as_sent,
-        Scenario.LIFETIME_1H: _predict(tree, [_for_an_hour(use) for use in uses], lengths),
-        Scenario.STABLE_TOOLS: rearranged(_with_sorted_tools),
-        Scenario.STABLE_SYSTEM: rearranged(_without_volatile_parts),
-        Scenario.WARM_PREFIX_75: [_warmed(tree, lengths, *pair) for pair in zip(uses, as_sent, strict=True)],
-    }
+    yield Scenario.AS_SENT, as_sent
+    yield Scenario.LIFETIME_1H, _predict(tree, map(_for_an_hour, uses), lengths)
+    yield Scenario.STABLE_TOOLS, rearranged(_with_sorted_tools)
+    yield Scenario.STABLE_SYSTEM, rearranged(_without_volatile_parts)
+    yield Scenario.WARM_PREFIX_75, [_warmed(tree, lengths, *pair) for pair in zip(uses, as_sent, strict=True)]
 
 
 def _predict(tree: PromptTree, uses: Iterable[Use], lengths: LengthBook) -> Predictions:

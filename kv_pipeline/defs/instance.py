@@ -23,6 +23,8 @@ POSTGRES_VARIABLE: Final = "KV_PIPELINE_POSTGRES_URL"
 BROKER_VARIABLE: Final = "KV_PIPELINE_BROKER_URL"
 PROCESS_TAG: Final = "kv_pipeline/process"
 """Tag of runs made in process by the command line: the process that works on it."""
+_LONGEST_WAIT_S: Final = 86_400
+"""After which a run that no worker took is marked as failed."""
 _BEGUN: Final = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
@@ -80,12 +82,13 @@ def _is_ours(config: Path) -> bool:
     log = found.get("event_log_storage", {}) if isinstance(found, dict) else {}
     folder = log.get("config", {}).get("base_dir") if isinstance(log, dict) else None
     home = Path(folder).parents[1] if isinstance(folder, str) else config.parent
-    unwatched = map(_unwatched, (_on_sqlite(home), _on_postgres()))
-    return found in (_on_sqlite(home), _on_postgres(), _on_workers(), *unwatched)
+    now = (_on_sqlite(home), _on_postgres(), _on_workers())
+    return found in (*now, *map(_of_earlier_version, now))
 
 
-def _unwatched(configuration: dict[str, Any]) -> dict[str, Any]:
-    """As earlier versions wrote it."""
+def _of_earlier_version(configuration: dict[str, Any]) -> dict[str, Any]:
+    if "run_retries" in configuration:
+        return configuration | {"run_monitoring": configuration["run_monitoring"] | {"start_timeout_seconds": 0}}
     return {name: value for name, value in configuration.items() if name not in _WATCHED}
 
 
@@ -138,7 +141,8 @@ def _on_workers() -> dict[str, Any]:
         "class": "LeasedCeleryRunLauncher",
         "config": {"broker": {"env": BROKER_VARIABLE}},
     }
-    # A run that waits for a worker is no fault, so nothing limits how long; a lost worker is noticed by its lease.
-    monitoring = {"enabled": True, "poll_interval_seconds": 10, "start_timeout_seconds": 0}
+    # That a run waits for a worker is no fault, that its message was lost is. A lost worker is noticed by its lease.
+    # Without a limit, 0, Dagster 1.13 logs an error for every run that waits, each time it looks.
+    monitoring = {"enabled": True, "poll_interval_seconds": 10, "start_timeout_seconds": _LONGEST_WAIT_S}
     retries = {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False}
     return {**_on_postgres(), "run_launcher": launcher, "run_monitoring": monitoring, "run_retries": retries}

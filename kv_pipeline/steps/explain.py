@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import polars as pl
@@ -28,6 +28,7 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
     fingerprint = report_fingerprint(store, user_id)
     simulated = simulate(store, [user_id])
     report = report_frame(simulated)
+    simulated = simulated._replace(explained=[])  # large, and done with
     store.write(CACHE_REPORT, user_id, report)
     store.write(WHAT_IF, user_id, _scenarios(simulated))
     store.update_state(CACHE_REPORT_STATE, {user_id: fingerprint})
@@ -37,7 +38,8 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
 def _scenarios(simulated: Simulated) -> pl.DataFrame:
     uses = [step.use for step in simulated.steps]
     scenarios = what_if(simulated.requests, uses, simulated.tree, simulated.lengths)
-    return frame_of(WHAT_IF, list(_what_if_rows(simulated.rows, scenarios))).sort(WHAT_IF.unique)
+    frames = [frame_of(WHAT_IF, list(_what_if_rows(simulated.rows, *each))) for each in scenarios]
+    return pl.concat(frames).sort(WHAT_IF.unique)
 
 
 def stale_reports(store: Store) -> list[str]:
@@ -67,10 +69,9 @@ def report_fingerprint(store: Store, user_id: str) -> str:
 
 
 def _what_if_rows(
-    rows: list[dict[str, Any]], scenarios: Mapping[Scenario, list[Prediction]]
+    rows: list[dict[str, Any]], scenario: Scenario, predictions: list[Prediction]
 ) -> Iterator[tuple[Any, ...]]:
-    for scenario, predictions in scenarios.items():
-        for row, prediction in zip(rows, predictions, strict=True):
-            if row["conversation_id"] is not None:
-                names = ("conversation_id", "request_index", "model")
-                yield (*(row[name] for name in names), scenario, *predicted(prediction))
+    for row, prediction in zip(rows, predictions, strict=True):
+        if row["conversation_id"] is not None:
+            names = ("conversation_id", "request_index", "model")
+            yield (*(row[name] for name in names), scenario, *predicted(prediction))

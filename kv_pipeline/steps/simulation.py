@@ -79,11 +79,14 @@ class Simulated(NamedTuple):
 def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCUMENTED) -> Simulated:
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    found_rows = pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
-    rows, requests = _taken_apart(found_rows, prompts)
+    rows, requests = _taken_apart(_rows_of(store, users), prompts)  # the frame is not needed any longer
     variants = (False, True) if _has_headers(prompts) else (False,)
     found = (_simulated(prompts, rows, requests, options, drops_headers=drops) for drops in variants)
     return max(found, key=_n_exact)
+
+
+def _rows_of(store: Store, users: Sequence[str]) -> pl.DataFrame:
+    return pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
 
 
 def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[list[dict[str, Any]], list[Request]]:
