@@ -2,7 +2,9 @@
 
 Imports take longer than a run, so one process imports everything and forks a child for each order it reads:
 `{"store": ..., "inbox": ..., "kill_at": n}`. The child is killed just before its n-th durable step (a file made
-permanent, a file renamed into place, a commit of Dagster's databases); with null it finishes and its steps are counted.
+permanent, a file renamed into place, a commit of Dagster's databases, an object written or deleted); with null it
+finishes and its steps are counted. Stores in buckets are published whenever state is written; `environment` may say
+where they are.
 Nothing that starts threads may run before the fork.
 """
 
@@ -18,6 +20,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from kv_pipeline.remote.url import Location, location
 
 
 def serve() -> None:
@@ -37,7 +41,10 @@ def serve() -> None:
             step = _counter(order["kill_at"], writing)
             os.fsync, os.replace = _before(os.fsync, step), _before(os.replace, step)
             event.listen(Engine, "commit", lambda _, step=step: step())
-            _run(Path(order["store"]), Path(order["inbox"]))
+            os.environ.update(order.get("environment", {}))
+            if "://" in order["store"]:
+                _kill_among_objects(step)
+            _run(location(order["store"]), location(order["inbox"]))
         os.close(writing)
         with os.fdopen(reading, "rb") as counted:
             n_steps = len(counted.read())
@@ -85,7 +92,16 @@ def _before(function: Callable[..., Any], step: Callable[[], None]) -> Callable[
     return stepping
 
 
-def _run(store: Path, inbox: Path, at_end: Callable[[], object] = bool) -> None:
+def _kill_among_objects(step: Callable[[], None]) -> None:
+    from kv_pipeline.remote import working_copy
+    from kv_pipeline.remote.objects import Objects
+
+    working_copy.PUBLISH_INTERVAL_S = 0.0
+    for name in ("put", "delete"):
+        setattr(Objects, name, _before(getattr(Objects, name), step))
+
+
+def _run(store: Location, inbox: Location, at_end: Callable[[], object] = bool) -> None:
     from kv_pipeline.runner import Inputs, bring_up_to_date
     from kv_pipeline.store import Store
 

@@ -34,10 +34,13 @@ class Driver:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, store: Path, inbox: Path, kill_at: int | None = None) -> dict[str, Any]:
+    def run(
+        self, store: Path | str, inbox: Path | str, kill_at: int | None = None, **environment: str
+    ) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"store": str(store), "inbox": str(inbox), "kill_at": kill_at}) + "\n")
+        order = {"store": str(store), "inbox": str(inbox), "kill_at": kill_at, "environment": environment}
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer

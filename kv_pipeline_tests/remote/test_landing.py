@@ -36,7 +36,7 @@ def found(landing):
     "names",
     [
         ["ada/requests.db", "ada/deep/er/b.db", "ada/projects/p/s.jsonl", "bob/projects/q/r/t.jsonl", "ada/notes.txt",
-         "empty/x.txt", "ada/projects/p/s.meta.json", "ada/requests.db-wal", "ada/projects/p/s/subagents/agent-1.jsonl"],
+         "empty/x.txt", "ada/projects/p/s.meta.json", "ada/requests.db-wal", "ada/projects/p/s/agent-1.jsonl"],
         ["lost.db", "lost.har", "lost.txt", "ada/a.db", ".git/a.db"],
         ["ada/x.har", "ada/projects/p/x.har", "ada/.claude/b.db", "ada/a.jsonl"],
         ["ada/x y.db", "ada/x%20y.db", "ada/ä~.db", "a b/..c.db", "ada/back\\slash.db"],

@@ -124,7 +124,8 @@ def test_only_the_store_is_published(machine, bucket):
 
 
 @pytest.mark.parametrize(
-    "name", ["dagster/dagster.yaml", "writer.lock", "state/locks/x.json", "objects.sqlite", ".tmp-1-x/a.parquet", "x.py"]
+    "name",
+    ["dagster/dagster.yaml", "writer.lock", "state/locks/x.json", "objects.sqlite", ".tmp-1-x/a.parquet", "x.py"],
 )
 def test_what_somebody_plants_in_the_bucket_is_not_fetched(machine, bucket, name):
     bucket.put(name, b"planted")
