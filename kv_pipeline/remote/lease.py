@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from kv_pipeline.errors import KvPipelineError, StoreError, UsageError
-from kv_pipeline.remote.objects import Objects, Version
+from kv_pipeline.remote.objects import Objects, Version, unconditional
 
 LEASE: Final = "writer.lease"
 EXPIRY_VARIABLE: Final = "KV_PIPELINE_LEASE_S"
@@ -151,7 +151,15 @@ class Lease:
                     continue
             taken = self._written(self._holder, version)
             if taken is not None:
-                return taken
+                return taken if version else self._tested(taken)
+
+    def _tested(self, first: Version) -> Version:
+        """The lease of a new store, if the service does refuse what it should: some ignore what they don't know."""
+        second = self._written(self._holder, first)
+        if second is None or any(self._objects.put_if(LEASE, b"", outdated) for outdated in (None, first)):
+            self._objects.delete(LEASE)
+            raise unconditional(self._objects.url)
+        return second
 
     def _is_free(self, content: bytes) -> bool:
         try:

@@ -209,7 +209,7 @@ class Objects:
             yield
         except expected:
             raise
-        except (BaseError, ValueError, FileNotFoundError) as error:
+        except (BaseError, ValueError, FileNotFoundError, NotImplementedError) as error:
             raise _told(self.url, error) from None  # what the service said may hold what a request was signed with
 
 
@@ -232,6 +232,12 @@ def _by_name(metas: Iterable[ObjectMeta]) -> dict[str, Found]:
     return {meta["path"]: Found(etag_of(meta), meta["size"]) for meta in metas}
 
 
+def unconditional(url: ObjectUrl) -> StoreError:
+    """What to tell of a service that can't keep two writers apart."""
+    needs = "a store needs conditional writes (If-None-Match, If-Match), which the service does not do"
+    return StoreError(f"{url}: {needs}. Use another one, or a folder as --store.")
+
+
 def _told(url: ObjectUrl, error: Exception) -> KvPipelineError:
     """What to tell of a fault; never in the words of the service."""
     text = str(error)
@@ -241,6 +247,8 @@ def _told(url: ObjectUrl, error: Exception) -> KvPipelineError:
         return UsageError(f"There is no bucket as in {url}. Check the URL; buckets are not made.")
     if isinstance(error, InvalidPathError):
         return StoreError(f"{url}: the name of an object there can't be used as a path. Rename or delete it.")
+    if isinstance(error, NotImplementedError) or number == "501":
+        return unconditional(url)
     remedy = _REMEDIES[url.partition(":")[0]]
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or number in {"401", "403"}:
         return StoreError(f"{url}: access was refused. {remedy}")

@@ -14,7 +14,7 @@ pytest.importorskip("obstore", reason="pip install 'kv-pipeline[objects]'")
 from obstore.store import MemoryStore
 
 from kv_pipeline.remote.lease import LEASE, Lease, Times
-from kv_pipeline.remote.objects import Objects
+from kv_pipeline.remote.objects import Objects, Version
 
 FAST = Times(expire_s=3, renew_s=0.1, poll_s=0.02)
 SILENT = Times(expire_s=0.6, renew_s=1000, poll_s=0.02)
@@ -104,6 +104,33 @@ def test_a_write_that_was_served_without_an_answer_counts():
         lease.renew()
         lease.renew()
     assert objects.n_lost == 0
+
+
+class ConditionsIgnored(Objects):
+    """A service that knows one of the two headers, or neither."""
+
+    ignored = frozenset[bool]()
+
+    def put_if(self, name, content, expected):
+        if (expected is None) in self.ignored:
+            return Version(self._store.put(name, content)["e_tag"], None)
+        return super().put_if(name, content, expected)
+
+
+@pytest.mark.parametrize("ignored", [{True}, {False}, {True, False}], ids=["If-None-Match", "If-Match", "both"])
+def test_a_service_that_ignores_conditions_is_refused(ignored):
+    objects = ConditionsIgnored(location("s3://bucket/memory"), MemoryStore())
+    objects.ignored = ignored
+    with pytest.raises(StoreError, match="a store needs conditional writes"), Lease(objects, "one", SILENT).held():
+        pass
+    assert objects.list() == {}
+
+
+def test_a_service_that_refuses_conditions_is_refused(machines, monkeypatch):
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    objects = Objects.open(machines.at("store"))
+    with pytest.raises(StoreError, match="a store needs conditional writes"), Lease(objects, "one", SILENT).held():
+        pass
 
 
 def test_a_lease_that_nobody_can_read_is_waited_for(objects):
