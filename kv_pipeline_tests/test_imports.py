@@ -86,7 +86,7 @@ def loaded(code):
 
 
 HEAVY = {"polars", "pandera", "pyarrow", "numpy", "dagster", "tiktoken", "gigatoken", "genai_prices", "httpx2",
-         "jsonschema_rs"}  # fmt: skip
+         "jsonschema_rs", "obstore"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,11 @@ def test_an_import_would_be_noticed():
 def test_core_loads_no_dagster_and_no_price_list():
     modules = "\n".join(f"import kv_pipeline.core.{path.stem}" for path in CORE if path.stem != "__init__")
     assert loaded(modules) & {"dagster", "genai_prices"} == set()
+
+
+def test_who_uses_folders_loads_nothing_for_buckets():
+    modules = "import kv_pipeline.runner, kv_pipeline.cli.run, kv_pipeline.cli.retention"
+    assert loaded(modules) & {"obstore"} == set()
 
 
 def test_importing_the_loader_loads_no_price_list():

@@ -229,7 +229,8 @@ def etag_of(meta: ObjectMeta | Mapping[str, object]) -> str:
 
 
 def _by_name(metas: Iterable[ObjectMeta]) -> dict[str, Found]:
-    return {meta["path"]: Found(etag_of(meta), meta["size"]) for meta in metas}
+    """Without the object by which some tools mark the folder itself, which has no name below it."""
+    return {meta["path"]: Found(etag_of(meta), meta["size"]) for meta in metas if meta["path"]}
 
 
 def unconditional(url: ObjectUrl) -> StoreError:

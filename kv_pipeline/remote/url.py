@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Final, NewType
 from urllib.parse import unquote, urlsplit
@@ -59,7 +60,7 @@ def cache_of(url: ObjectUrl) -> Path:
     """Folder for copies of what lies under a URL; made if missing, for this user alone.
 
     Raises:
-        UsageError: It can't be made.
+        UsageError: It can't be made, or others can get into it.
     """
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kv_pipeline"
     cache = Path(os.environ.get(CACHE_VARIABLE) or default)
@@ -68,8 +69,11 @@ def cache_of(url: ObjectUrl) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
     except OSError as error:
         raise UsageError(
             f"{cache} can't be used for copies of {url}: {error.strerror}. Set {CACHE_VARIABLE}."
         ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise UsageError(f"{folder} is not a folder of this user alone. Delete it, or set {CACHE_VARIABLE}.")
     return folder.resolve()

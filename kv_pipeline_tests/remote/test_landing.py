@@ -69,6 +69,12 @@ def test_a_name_that_is_too_long_for_a_file_is_told(machines):
     assert [skip.reason for skip in landing.skips] == ["unreadable_file"]
 
 
+def test_objects_that_mark_folders_are_nothing(machines):
+    put(machines, "", "ada/", "ada/projects/", content=b"")
+    landing = discover(put(machines, "ada/a.db"))
+    assert (list(landing.databases), landing.transcripts, landing.skips) == (["ada/a"], {}, [])
+
+
 def test_nothing_there_is_a_wrong_url(machines):
     with pytest.raises(UsageError, match="There is nothing under s3://"):
         discover(machines.at("inbox"))

@@ -48,6 +48,13 @@ def test_a_cache_is_of_one_url_and_endpoint_and_of_one_user(tmp_path, monkeypatc
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
+def test_a_cache_that_others_can_get_into_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("KV_PIPELINE_CACHE", str(tmp_path))
+    cache_of(location("s3://a/x")).chmod(0o755)
+    with pytest.raises(UsageError, match="is not a folder of this user alone"):
+        cache_of(location("s3://a/x"))
+
+
 @pytest.mark.parametrize(
     ("inbox", "store"), [("s3://b", "s3://b/kv"), ("s3://b/kv/inbox", "s3://b/kv"), ("s3://b/x", "s3://b/x")]
 )
