@@ -24,6 +24,10 @@ LEASE: Final = "writer.lease"
 EXPIRY_VARIABLE: Final = "KV_PIPELINE_LEASE_S"
 DEFAULT_EXPIRY_S: Final = 60.0
 LEAST_EXPIRY_S: Final = 1.0
+_MISSED: Final = 2
+"""Renewals that may be missed before nothing is written without asking."""
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while a machine sleeps, where there is one that does."""
 
 
 class Times(NamedTuple):
@@ -89,6 +93,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._beat = 0
         self._version: Version | None = None
+        self._renewed_s = 0.0
         self._changing = threading.Lock()
         self._end = threading.Event()
 
@@ -119,16 +124,21 @@ class Lease:
             StoreError: The lease was lost, or the store can't be reached.
         """
         with self._changing:
-            self.check()
+            self._check()
             self._version = self._written(self._holder, self._version)
-            self.check()
+            self._check()
 
-    def check(self) -> None:
-        """Nothing may be written without it.
+    def confirm(self) -> None:
+        """Make sure of the lease before something is written; after a while in which it was not renewed, ask.
 
         Raises:
-            StoreError: The lease was lost, as far as is known.
+            StoreError: As `renew`.
         """
+        self._check()
+        if _now_s() - self._renewed_s > _MISSED * self._times.renew_s:  # the process, or the machine, was asleep
+            self.renew()
+
+    def _check(self) -> None:
         if self._version is None:
             raise StoreError(
                 f"{self._objects.url}: another run took over the store, as nothing had been heard of this one. "
@@ -170,11 +180,14 @@ class Lease:
     def _written(self, holder: str | None, expected: Version | None) -> Version | None:
         """Write the object; None if it is somebody else's by now."""
         self._beat += 1
+        began_s = _now_s()
         content = msgspec.json.encode(_Content(holder, self._token, self._beat))
         version = self._objects.put_if(LEASE, content, expected)
         if version is None:  # unless an earlier request of ours was served, and its answer lost
             found = self._objects.read(LEASE)
             version = found[1] if found and self._is_mine(found[0]) else None
+        if version is not None:
+            self._renewed_s = began_s
         return version
 
     def _is_mine(self, content: bytes) -> bool:
@@ -193,3 +206,7 @@ class Lease:
         if self._version is not None:
             with contextlib.suppress(KvPipelineError):  # then it expires
                 self._written(None, self._version)
+
+
+def _now_s() -> float:
+    return time.clock_gettime(_CLOCK)

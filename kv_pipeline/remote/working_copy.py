@@ -227,7 +227,7 @@ class WorkingCopy(Folder):
 
     def _put(self, lease: Lease, names: Iterable[str]) -> None:
         def put(name: str) -> tuple[str, Row]:
-            lease.check()
+            lease.confirm()
             stamp = _stamp(self.root / name)
             return name, Row(self._objects.put(name, self.root / name), stamp)
 
@@ -238,7 +238,7 @@ class WorkingCopy(Folder):
 
     def _delete(self, lease: Lease, names: Iterable[str]) -> None:
         def delete(name: str) -> str:
-            lease.check()
+            lease.confirm()
             self._objects.delete(name)
             return name
 

@@ -12,7 +12,7 @@ from kv_pipeline_tests.remote.conftest import EXAMPLE
 from kv_pipeline_tests.s3 import Server
 from kv_pipeline_tests.test_crash import Driver, driver
 
-N_KILLS = 4
+N_KILLS = 3
 SEED = 1
 LEASE = "writer.lease"
 

@@ -56,7 +56,7 @@ def test_a_second_one_waits_for_the_end_of_the_first(objects):
 def test_who_is_not_heard_of_loses_it_and_learns_that(objects):
     lost = Lease(objects, "one", SILENT)
     with lost.held():
-        lost.check()
+        lost.confirm()
         began_s = time.monotonic()
         with Lease(objects, "two", FAST).held():
             assert time.monotonic() - began_s >= SILENT.expire_s
@@ -64,8 +64,17 @@ def test_who_is_not_heard_of_loses_it_and_learns_that(objects):
             with pytest.raises(StoreError, match="another run took over the store"):
                 lost.renew()
             with pytest.raises(StoreError, match="another run took over the store"):
-                lost.check()
+                lost.confirm()
     assert b'"two"' in content[0]
+
+
+def test_who_slept_asks_before_it_writes(objects):
+    """Awake again, it knows nothing until its next renewal."""
+    asleep = Lease(objects, "one", Times(expire_s=0.3, renew_s=0.1, poll_s=0.02))
+    asleep._version = asleep._acquired(None)  # held, and nothing renews it
+    asleep.confirm()
+    with Lease(objects, "two", SILENT._replace(expire_s=0.3)).held(), pytest.raises(StoreError, match="took over"):
+        asleep.confirm()
 
 
 def test_a_loser_leaves_the_lease_of_the_other_alone(objects):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from kv_pipeline.errors import UsageError
+from kv_pipeline.landing import discover
+from kv_pipeline.remote.folder import folder_of
 from kv_pipeline.remote.url import cache_of, location, refuse_overlap
 
 
@@ -66,3 +69,10 @@ def test_a_store_does_not_lie_in_a_landing_folder(inbox, store):
 def test_neighbours_do_not_overlap():
     refuse_overlap(location("s3://b/kv"), location("s3://b/kv-store"))
     refuse_overlap(location("data"), location("s3://b/kv"))
+
+
+@pytest.mark.parametrize("use", [folder_of, discover])
+def test_without_the_packages_it_is_said_which(monkeypatch, use):
+    monkeypatch.setitem(sys.modules, "obstore", None)  # as Python knows what is not installed
+    with pytest.raises(UsageError, match=r"pip install 'kv-pipeline\[objects\]'"):
+        use(location("s3://bucket/x"))
