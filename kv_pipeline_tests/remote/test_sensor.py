@@ -64,3 +64,12 @@ def test_while_another_machine_writes_the_sensor_waits(machines, pipeline, insta
     with Lease(Objects.open(machines.at("kv")), "another machine", Times.of_expiry(60)).held():
         result = tick(pipeline, instance, None)
     assert result.skip_reason.skip_message == "A run is working on the store."
+
+
+def test_every_night_reports_are_published(machines, pipeline, instance):
+    machines.bucket.upload(EXAMPLE / "grace", "inbox/grace")
+    nightly = build_defs().resolve_job_def("nightly")
+    assert nightly.execute_in_process(instance=instance, run_config=QUIET).success
+    names = machines.bucket.names("kv")
+    assert {"reports/index.html", "reports/monitor.json", "state/validation_summary.json"} <= {*names}
+    assert [name for name in names if name.startswith("dagster")] == []
