@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -57,6 +57,10 @@ def polars_schema(model: pa.DataFrameSchema) -> pl.Schema:
     return pl.Schema({name: column.dtype.type for name, column in model.columns.items()})
 
 
+ROWS_AT_A_TIME: Final = 4096
+"""Rows held as Python's objects."""
+
+
 def completed(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame | None:
     """A frame that an earlier version wrote, with the columns that the model has gained since.
 
@@ -73,14 +77,48 @@ def completed(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame | 
     return wanted.select(schema.names()) if set(wanted.columns) == set(schema) else None
 
 
-def frame_of(model: pa.DataFrameSchema, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
+def frame_of(model: pa.DataFrameSchema, rows: Iterable[Sequence[Any]]) -> pl.DataFrame:
     """Rows in the model's column order as a frame of its types."""
-    schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
-    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
-    # Arrow builds nested columns in C++, where Polars would make a series for every cell.
-    arrays = [pyarrow.array(values, field.type) for field, values in zip(schema, columns, strict=True)]
-    frame = pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=schema))
-    return cast("pl.DataFrame", frame)
+    growing = GrowingFrame(model)
+    for row in rows:
+        growing.append(row)
+    return growing.frame()
+
+
+class GrowingFrame:
+    """Rows that become a frame a few thousand at a time: as Python's objects they take ten times the memory.
+
+    Args:
+        model: What the rows are of; values in its column order.
+    """
+
+    def __init__(self, model: pa.DataFrameSchema) -> None:
+        self._schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
+        self._frames: list[pl.DataFrame] = []
+        self._rows: list[Sequence[Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._frames or self._rows)
+
+    def append(self, row: Sequence[Any]) -> None:
+        """Add a row."""
+        self._rows.append(row)
+        if len(self._rows) == ROWS_AT_A_TIME:
+            self._convert()
+
+    def frame(self) -> pl.DataFrame:
+        """All rows so far."""
+        if self._rows or not self._frames:
+            self._convert()
+        return pl.concat(self._frames, rechunk=True) if len(self._frames) > 1 else self._frames[0]
+
+    def _convert(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(self._schema)
+        # Arrow builds nested columns in C++, where Polars would make a series for every cell.
+        arrays = [pyarrow.array(values, field.type) for field, values in zip(self._schema, columns, strict=True)]
+        frame = pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        self._frames.append(cast("pl.DataFrame", frame))
+        self._rows = []
 
 
 def hash_lists(arrays: Sequence[npt.NDArray[np.uint64]]) -> pl.Series:

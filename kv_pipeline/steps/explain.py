@@ -38,7 +38,7 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
 def _scenarios(simulated: Simulated) -> pl.DataFrame:
     uses = [step.use for step in simulated.steps]
     scenarios = what_if(simulated.requests, uses, simulated.tree, simulated.lengths)
-    frames = [frame_of(WHAT_IF, list(_what_if_rows(simulated.rows, *each))) for each in scenarios]
+    frames = [frame_of(WHAT_IF, _what_if_rows(simulated.rows, *each)) for each in scenarios]
     return pl.concat(frames).sort(WHAT_IF.unique)
 
 
@@ -68,10 +68,8 @@ def report_fingerprint(store: Store, user_id: str) -> str:
     return f"{CACHE_REPORT_VERSION}.{CONTENT_BLOCKS_VERSION}-{digest}"
 
 
-def _what_if_rows(
-    rows: list[dict[str, Any]], scenario: Scenario, predictions: list[Prediction]
-) -> Iterator[tuple[Any, ...]]:
-    for row, prediction in zip(rows, predictions, strict=True):
+def _what_if_rows(rows: pl.DataFrame, scenario: Scenario, predictions: list[Prediction]) -> Iterator[tuple[Any, ...]]:
+    for row, prediction in zip(rows.iter_rows(named=True), predictions, strict=True):
         if row["conversation_id"] is not None:
             names = ("conversation_id", "request_index", "model")
             yield (*(row[name] for name in names), scenario, *predicted(prediction))

@@ -69,7 +69,7 @@ def describe_segments(store: Store, database_id: str) -> None:
         return
     with store.write_stream(CONTENT_BLOCKS, database_id) as append:
         for rows in _segments(store, database_id):
-            append(frame_of(CONTENT_BLOCKS, list(_described(store.salt, rows))))
+            append(frame_of(CONTENT_BLOCKS, _described(store.salt, rows)))
     store.update_state(CONTENT_BLOCKS_STATE, {database_id: content})
 
 

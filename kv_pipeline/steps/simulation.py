@@ -60,7 +60,7 @@ class Simulated(NamedTuple):
     """Requests through the model, in order of time.
 
     Attributes:
-        rows: Their rows of RAW_REQUESTS, with their places in conversations.
+        rows: Their rows of RAW_REQUESTS, with their places in conversations, less the lists that grow with every turn.
         requests: The same in segment numbers.
         tree: Their prompts.
         steps: The requests as the model takes them.
@@ -68,7 +68,7 @@ class Simulated(NamedTuple):
         explained: What became of each; None for those in no agent.
     """
 
-    rows: list[dict[str, Any]]
+    rows: pl.DataFrame
     requests: list[Request]
     tree: PromptTree
     steps: list[Step]
@@ -79,24 +79,30 @@ class Simulated(NamedTuple):
 def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCUMENTED) -> Simulated:
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    rows, requests = _taken_apart(_rows_of(store, users), prompts)  # the frame is not needed any longer
-    variants = (False, True) if _has_headers(prompts) else (False,)
-    found = (_simulated(prompts, rows, requests, options, drops_headers=drops) for drops in variants)
-    return max(found, key=_n_exact)
+    rows, requests = _taken_apart(_rows_of(store, users), prompts)
+
+    def simulated(*, drops_headers: bool) -> Simulated:
+        return _simulated(prompts, rows, requests, options, drops_headers=drops_headers)
+
+    if not _has_headers(prompts):
+        return simulated(drops_headers=False)
+    n_exact = _n_exact(simulated(drops_headers=True))  # the one is gone before the other is made: they are large
+    found = simulated(drops_headers=False)
+    if _n_exact(found) < n_exact:
+        del found
+        found = simulated(drops_headers=True)
+    return found
 
 
 def _rows_of(store: Store, users: Sequence[str]) -> pl.DataFrame:
     return pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
 
 
-def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[list[dict[str, Any]], list[Request]]:
+def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[pl.DataFrame, list[Request]]:
     """Rows without the lists that grow with every turn, and the requests that these make, which share numbers."""
-    rows, requests = list[dict[str, Any]](), list[Request]()
-    for part in found.iter_slices(_ROWS_AT_A_TIME):
-        for row in part.iter_rows(named=True):
-            requests.append(prompts.request(row))
-            rows.append({name: value for name, value in row.items() if name not in _LISTS})
-    return rows, requests
+    parts = found.iter_slices(_ROWS_AT_A_TIME)
+    requests = [prompts.request(row) for part in parts for row in part.iter_rows(named=True)]
+    return found.drop(_LISTS), requests
 
 
 def _has_headers(prompts: Prompts) -> bool:
@@ -105,12 +111,12 @@ def _has_headers(prompts: Prompts) -> bool:
 
 def report_frame(simulated: Simulated) -> pl.DataFrame:
     """Frame of CACHE_REPORT, sorted by conversation."""
-    return frame_of(CACHE_REPORT, list(_report_rows(simulated))).sort("conversation_id", "request_index")
+    return frame_of(CACHE_REPORT, _report_rows(simulated)).sort("conversation_id", "request_index")
 
 
 def _simulated(
     prompts: Prompts,
-    rows: list[dict[str, Any]],
+    rows: pl.DataFrame,
     requests: list[Request],
     options: ModelOptions,
     *,
@@ -118,7 +124,8 @@ def _simulated(
 ) -> Simulated:
     tree = PromptTree(prompts.segments, _strippers(rows), drops_headers=drops_headers)
     minima = _minima(rows)
-    steps = [_step(tree, *pair, minima, options.rules) for pair in zip(requests, rows, strict=True)]
+    pairs = zip(requests, rows.iter_rows(named=True), strict=True)
+    steps = [_step(tree, *pair, minima, options.rules) for pair in pairs]
     lengths = LengthBook(tree, ratios_of(tree, [step.use for step in steps]))
     explained = explain(tree, steps, lengths, shares_prefixes=options.shares_prefixes)
     return Simulated(rows, requests, tree, steps, lengths, explained)
@@ -171,16 +178,16 @@ def _rows(store: Store, user_id: str) -> pl.DataFrame:
     )
 
 
-def _strippers(rows: list[dict[str, Any]]) -> frozenset[str]:
+def _strippers(rows: pl.DataFrame) -> frozenset[str]:
     """Models that drop earlier turns' thinking."""
-    models = {row["model"] for row in rows}
+    models = rows["model"].unique()
     return frozenset(model for model in models if (facts := facts_of(model)) is not None and facts.strips_thinking)
 
 
-def _minima(rows: list[dict[str, Any]]) -> dict[str, int]:
+def _minima(rows: pl.DataFrame) -> dict[str, int]:
     """Per model the shortest prefix that was ever billed as cached: what the API did outweighs what is documented."""
     minima: dict[str, int] = {}
-    for row in rows:
+    for row in rows.iter_rows(named=True):
         bill = _bill(row)
         if bill is not None and bill.cached_tokens:
             shortest = bill.read_tokens or bill.cached_tokens
@@ -233,7 +240,8 @@ def _bill(row: Mapping[str, Any]) -> Bill | None:
 
 def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
     headers: dict[tuple[str, str], int | None] = {}
-    for row, step, found in zip(simulated.rows, simulated.steps, simulated.explained, strict=True):
+    rows = simulated.rows.iter_rows(named=True)
+    for row, step, found in zip(rows, simulated.steps, simulated.explained, strict=True):
         if found is None:
             continue
         agent = (row["conversation_id"], row["agent_id"])

@@ -11,6 +11,8 @@ from typing import BinaryIO, Final
 import polars as pl
 
 from kv_pipeline.errors import InputError, Skip
+from kv_pipeline.schemas.columns import GrowingFrame
+from kv_pipeline.schemas.requests import RAW_REQUESTS
 from kv_pipeline.sources.anthropic_messages.rows import LEFT_OUT, Recording, RequestRows
 from kv_pipeline.sources.interning import Row
 
@@ -44,7 +46,7 @@ class PairReader(ABC):
         self.database_id = database_id
         self.maker = RequestRows(database_id, self.recorded_by, salt, keep_billing_header, emit_segments)
         self.skips: list[Skip] = []
-        self._rows: list[Row] = []
+        self._rows = GrowingFrame(RAW_REQUESTS)
         self._seen: dict[bytes, int] = {}
 
     def read(self, path: Path) -> Recording:
@@ -78,7 +80,8 @@ class PairReader(ABC):
         except InputError as error:
             self.skips.append(Skip.of(error))
         else:
-            self._rows += [] if row is None else [row]
+            if row is not None:
+                self._rows.append(row)
 
     def is_repeated(self, number: int, digest: bytes) -> bool:
         """Whether the same pair was there before, which is noted."""

@@ -11,8 +11,8 @@ import polars as pl
 from kv_pipeline.core.hashing import salted_u64
 from kv_pipeline.core.normalise import SegmentKind
 from kv_pipeline.errors import Skip
-from kv_pipeline.schemas.columns import frame_of
-from kv_pipeline.schemas.requests import RAW_REQUESTS, RECORDED, SEGMENTS
+from kv_pipeline.schemas.columns import GrowingFrame, frame_of
+from kv_pipeline.schemas.requests import RECORDED, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.answer import Answer
 from kv_pipeline.sources.anthropic_messages.body import not_json
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody, RepetitionParser
@@ -179,10 +179,10 @@ class RequestRows:
             + (salted_u64(self._salt, repr(digest_of).encode()),)
         )
 
-    def frame(self, rows: Sequence[Row]) -> pl.DataFrame:
+    def frame(self, rows: GrowingFrame) -> pl.DataFrame:
         """Frame of `RAW_REQUESTS`, after all rows are made; hands on the segments that are still pending."""
         self._interner.flush()
-        return frame_of(RAW_REQUESTS, rows)
+        return rows.frame()
 
     def _emit(self, rows: list[Row]) -> None:
         self._emit_segments(frame_of(SEGMENTS, [(self._database_id, *row) for row in rows]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
-from itertools import pairwise
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from kv_pipeline.errors import InputError, Skip
-from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY
+from kv_pipeline.schemas.columns import GrowingFrame
+from kv_pipeline.schemas.requests import CLAUDE_CODE_PROXY, RAW_REQUESTS
 from kv_pipeline.sources.anthropic_messages.answer import Answer
 from kv_pipeline.sources.anthropic_messages.rows import LEFT_OUT, MESSAGES_ENDPOINT, Facts, Recording, RequestRows
 from kv_pipeline.sources.claude_code_proxy.answer import parse_answer
@@ -48,7 +48,7 @@ class DatabaseReader:
 
         A file that can't be opened yields no rows and one skip; a damaged one the rows before the damage.
         """
-        rows: list[Row] = []
+        rows = GrowingFrame(RAW_REQUESTS)
         try:
             for row in read_rows(path, self._database_id, self._scratch):
                 self._append(rows, row)
@@ -56,10 +56,10 @@ class DatabaseReader:
                 self._skips.append(_no_rows(self._database_id))
         except InputError as error:
             self._skips.append(Skip.of(error))
-        self._note_clock(rows)
-        return Recording(self._maker.frame(rows), self._skips)
+        requests = self._maker.frame(rows)
+        return Recording(requests, self._skips + _clock_skips(self._database_id, requests))
 
-    def _append(self, rows: list[Row], row: RequestRow | InputError) -> None:
+    def _append(self, rows: GrowingFrame, row: RequestRow | InputError) -> None:
         try:
             if isinstance(row, InputError):
                 raise row
@@ -106,13 +106,17 @@ class DatabaseReader:
     def _error(self, reason: str, row: RequestRow, found: str) -> InputError:
         return InputError(reason, self._database_id, found, LEFT_OUT, row.row_id)
 
-    def _note_clock(self, rows: list[Row]) -> None:
-        """Rows are inserted as requests come, so a time before the row before means that the clock was set back."""
-        for before, row in pairwise(rows):
-            if row[3] < before[3]:
-                found = f"its time is {(before[3] - row[3]).total_seconds():.0f} s before the row before it"
-                remedy = "The row is used; times around it, and the order of requests, may be off."
-                self._skips.append(Skip(self._database_id, row[1], "clock_set_back", found, remedy, False))
+
+def _clock_skips(database_id: str, requests: pl.DataFrame) -> list[Skip]:
+    """Rows are inserted as requests come, so a time before the row before means that the clock was set back."""
+    by = pl.col("requested_at_utc").diff().neg()
+    set_back = requests.select("row_id", by=by).filter(pl.col("by") > timedelta())
+    remedy = "The row is used; times around it, and the order of requests, may be off."
+    found = "its time is {:.0f} s before the row before it"
+    return [
+        Skip(database_id, row_id, "clock_set_back", found.format(by.total_seconds()), remedy, False)
+        for row_id, by in set_back.iter_rows()
+    ]
 
 
 def _no_rows(database_id: str) -> Skip:

@@ -14,7 +14,8 @@ from kv_pipeline.core.normalise import SegmentKind
 from kv_pipeline.core.payloads import UNSEEN_BLOCK
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.errors import Skip
-from kv_pipeline.schemas.requests import TRANSCRIPTS
+from kv_pipeline.schemas.columns import GrowingFrame
+from kv_pipeline.schemas.requests import RAW_REQUESTS, TRANSCRIPTS
 from kv_pipeline.sources import lines
 from kv_pipeline.sources.anthropic_messages.body import Body, options_of
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody
@@ -85,8 +86,10 @@ class TranscriptRequestReader:
         self._maker.hand_on()
         lengths = prefix_tokens([draft for draft in drafts if draft.seen is not None], self._n_tokens)
         ask_for_an_hour(drafts)
-        rows = [self._row(draft, lengths) for draft in drafts]
-        return Recording(self._maker.frame(sorted(rows, key=lambda row: row[1])), self._skips())
+        rows = GrowingFrame(RAW_REQUESTS)
+        for draft in drafts:
+            rows.append(self._row(draft, lengths))
+        return Recording(self._maker.frame(rows).sort("row_id"), self._skips())
 
     def _session(self, session_id: str, files: Sequence[SessionFile]) -> list[Draft]:
         session = Session(session_id, self._wanted, self._maker.segment)
