@@ -6,8 +6,17 @@ import polars as pl
 import pytest
 
 from kv_pipeline.errors import StoreError
-from kv_pipeline.schemas import blocks, conversations, explanations, requests, transcripts
-from kv_pipeline.schemas.columns import at_least, column, frame_of, hash_lists, one_of, polars_schema, table
+from kv_pipeline.schemas import blocks, columns, conversations, explanations, requests, transcripts
+from kv_pipeline.schemas.columns import (
+    GrowingFrame,
+    at_least,
+    column,
+    frame_of,
+    hash_lists,
+    one_of,
+    polars_schema,
+    table,
+)
 from kv_pipeline.schemas.dictionary import TABLES
 from kv_pipeline.store import check
 
@@ -50,6 +59,20 @@ def test_models_are_complete(model):
         assert not declared.coerce
     empty = frame_of(model, [])
     assert check(model, empty).schema == polars_schema(model)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 6, 7, 8, 14, 20])
+def test_rows_make_the_same_frame_however_many_are_converted_at_a_time(monkeypatch, n_rows):
+    monkeypatch.setattr(columns, "ROWS_AT_A_TIME", 7)
+    rows = [(n + 1, "x" if n % 3 else None) for n in range(n_rows)]
+    growing = GrowingFrame(SMALL)
+    assert not growing
+    for row in rows:
+        growing.append(row)
+    assert bool(growing) == bool(rows)
+    assert growing.frame().equals(pl.DataFrame(rows, schema=polars_schema(SMALL), orient="row"))
+    assert growing.frame().equals(frame_of(SMALL, iter(rows)))
+    assert growing.frame().n_chunks() == 1
 
 
 def small(*rows):
