@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -153,7 +153,7 @@ def message_of_text(text: str) -> Message:
 def message_of_events(lines: Iterable[str]) -> Message:
     """The message that lines of server-sent events tell of; lines that can't be used are passed over."""
     message = Message()
-    for event in map(_event, lines):
+    for event in _events(lines):
         match event.get("type"):
             case "message_start":
                 start = event.get("message")
@@ -176,16 +176,17 @@ def message_of_events(lines: Iterable[str]) -> Message:
     return message
 
 
-def _event(line: str) -> Mapping[str, Any]:
-    """A `data:` line's event; empty for other lines, for half-written ones, and for the many that say nothing here."""
-    beginning = line[:64]
-    if not line.startswith("data:") or ("message_" not in beginning and "content_block_start" not in beginning):
-        return {}
-    try:
-        event = load_json(line[5:].encode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
+def _events(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Events of `data:` lines, less half-written ones and the many that say nothing here."""
+    for line in lines:
+        beginning = line[:64]
+        if ("message_" in beginning or "content_block_start" in beginning) and beginning.startswith("data:"):
+            try:
+                event = load_json(line[5:].encode("utf-8", "surrogatepass"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                yield event
 
 
 def _tools(blocks: Iterable[object]) -> tuple[str, ...]:
