@@ -79,7 +79,7 @@ def ratios_of(tree: PromptTree, uses: Sequence[Use]) -> dict[str, Ratios]:
     for use in uses:
         if use.bill is None:
             continue
-        bills.setdefault(use.model, []).append((tree.tokens[use.prompt.end], use.bill.prompt_tokens))
+        bills.setdefault(use.model, []).append((tree.tokens(use.prompt.end), use.bill.prompt_tokens))
         marks = use.prompt.marks[: use.rules.max_breakpoints]
         if use.bill.cached_tokens and marks and marks[-1].node == use.prompt.end:
             framings.setdefault(use.model, []).append(use.bill.input_tokens)

@@ -121,10 +121,10 @@ class LengthBook:
         tree = self._tree
         below = next((n for n in tree.prefix(node) if n in self._billed), ROOT)
         start = float(self._billed.get(below, ratios.overhead_tokens))
-        added = ratios.tokens(tree.tokens[node]) - ratios.tokens(tree.tokens[below])
+        added = ratios.tokens(tree.tokens(node)) - ratios.tokens(tree.tokens(below))
         longer = self._longer.get(node)
         if longer is not None:
-            span = ratios.tokens(tree.tokens[longer]) - ratios.tokens(tree.tokens[below])
+            span = ratios.tokens(tree.tokens(longer)) - ratios.tokens(tree.tokens(below))
             if span > 0:
                 added *= max(0.0, self._billed[longer] - start) / span
         return max(0, round(start + added))

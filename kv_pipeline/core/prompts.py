@@ -7,8 +7,10 @@ however long it is, and what two prompts share is found by walking up from their
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kv_pipeline.core.content_blocks import BILLING_HEADER, DEFERRED_TOOL, THINKING, ContentBlock
@@ -107,8 +109,8 @@ class PromptTree:
     """All prefixes of a set of requests.
 
     Node attributes are lists by node number: `parent`, `depth` (in nodes), `section`, `block` (None for nodes that are
-    no content block), `item` (0-based tool, system block or message), and `tokens`, the counted tokens of the prefix
-    as (tools, system, messages).
+    no content block) and `item` (0-based tool, system block or message). A user's tree has several nodes for every
+    request, so what a node takes in memory counts.
 
     Args:
         segments: Segment number to content.
@@ -135,8 +137,8 @@ class PromptTree:
         self.section = [Section.ROOT]
         self.block: list[ContentBlock | None] = [None]
         self.item = [0]
-        self.tokens: list[tuple[int, int, int]] = [(0, 0, 0)]
-        self._child: dict[tuple[int, object], int] = {}
+        self._tokens = array("q", (0, 0, 0))
+        self._child: dict[tuple[Hashable, ...], int] = {}
         self._after: dict[tuple[int, int, bool], int] = {}
 
     def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
@@ -149,7 +151,7 @@ class PromptTree:
     def add(self, request: Request) -> Prompt:
         """Place a request in the tree."""
         settings = request.settings
-        node = self._step(ROOT, settings.model, Section.SETTINGS, None, 0)
+        node = self._step(ROOT, (settings.model,), Section.SETTINGS, None, 0)
         tools = node = self._through(node, request.tools, Section.TOOLS)
         node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
         system = node = self._through(node, request.system, Section.SYSTEM)
@@ -198,9 +200,14 @@ class PromptTree:
             end = self.parent[end]
         return end
 
+    def tokens(self, node: int) -> tuple[int, int, int]:
+        """Counted tokens of a prefix: tools, system, messages."""
+        tools, system, messages = self._tokens[3 * node : 3 * node + 3]
+        return tools, system, messages
+
     def n_tokens(self, node: int) -> int:
         """Counted tokens of a prefix."""
-        return sum(self.tokens[node])
+        return sum(self._tokens[3 * node : 3 * node + 3])
 
     def blocks_between(self, start: int, end: int) -> list[int]:
         """Nodes behind `start`, a prefix of `end`, in prompt order."""
@@ -225,16 +232,19 @@ class PromptTree:
             node, is_first = self._step(node, key, section, block, place), False
         return node
 
-    def _step(self, node: int, key: object, section: Section, block: ContentBlock | None, item: int) -> int:
-        child = self._child.get((node, key))
+    def _step(
+        self, node: int, key: tuple[Hashable, ...], section: Section, block: ContentBlock | None, item: int
+    ) -> int:
+        step = (node, *key)
+        child = self._child.get(step)
         if child is None:
-            child = self._child[node, key] = len(self.parent)
+            child = self._child[step] = len(self.parent)
             self.parent.append(node)
             self.depth.append(self.depth[node] + 1)
             self.section.append(section)
             self.block.append(block)
             self.item.append(item)
-            self.tokens.append(_with_block(self.tokens[node], section, block))
+            self._tokens.extend(_with_block(self.tokens(node), section, block))
         return child
 
     def _n_stripped(self, request: Request) -> int:
@@ -302,13 +312,12 @@ def _with_block(tokens: tuple[int, int, int], section: Section, block: ContentBl
 
 def breakpoints_of(markers: Sequence[Mapping[str, object]]) -> tuple[Breakpoint, ...]:
     """Breakpoints from the `breakpoints` column of RAW_REQUESTS."""
+    names = ("section", "item_index", "block_index", "ttl")
+    return tuple([_breakpoint(*map(marker.__getitem__, names)) for marker in markers])
+
+
+@lru_cache(maxsize=65_536)
+def _breakpoint(section: object, item_index: object, block_index: object, ttl: object) -> Breakpoint:
+    """One object for all that are equal, as those of a conversation's turns mostly are."""
     sections = {"tools": Section.TOOLS, "system": Section.SYSTEM, "messages": Section.MESSAGES}
-    return tuple(
-        Breakpoint(
-            sections.get(str(marker["section"])),
-            int(str(marker["item_index"] or 0)),
-            int(str(marker["block_index"] or 0)),
-            str(marker["ttl"]),
-        )
-        for marker in markers
-    )
+    return Breakpoint(sections.get(str(section)), int(str(item_index or 0)), int(str(block_index or 0)), str(ttl))

@@ -69,7 +69,7 @@ def report_fingerprint(store: Store, user_id: str) -> str:
 
 
 def _what_if_rows(rows: pl.DataFrame, scenario: Scenario, predictions: list[Prediction]) -> Iterator[tuple[Any, ...]]:
-    for row, prediction in zip(rows.iter_rows(named=True), predictions, strict=True):
-        if row["conversation_id"] is not None:
-            names = ("conversation_id", "request_index", "model")
-            yield (*(row[name] for name in names), scenario, *predicted(prediction))
+    places = rows.select("conversation_id", "request_index", "model").iter_rows()
+    for place, prediction in zip(places, predictions, strict=True):
+        if place[0] is not None:
+            yield (*place, scenario, *predicted(prediction))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 import polars as pl
@@ -119,8 +120,8 @@ def _by_segment(rows: pl.DataFrame) -> Iterator[tuple[int, str | None, tuple[Con
         if current is not None and current[0] != segment_index:
             yield *current, tuple(held)
             held = []
-        current = (segment_index, role)
-        facets = tuple((facet["name"], facet["id"]) for facet in facts.pop())
-        held.append(ContentBlock._make((kind, *facts, facets)))
+        current = (segment_index, None if role is None else intern(role))
+        facets = tuple([(intern(facet["name"]), facet["id"]) for facet in facts.pop()])
+        held.append(ContentBlock._make((intern(kind), *facts, facets)))
     if current is not None:
         yield *current, tuple(held)

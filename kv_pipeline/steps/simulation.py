@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 import polars as pl
@@ -13,7 +14,7 @@ from kv_pipeline.core.content_blocks import BILLING_HEADER
 from kv_pipeline.core.explain import Explained, Step, explain, ratios_of
 from kv_pipeline.core.lengths import LengthBook
 from kv_pipeline.core.model_facts import facts_of
-from kv_pipeline.core.prompts import ROOT, PromptTree, Request
+from kv_pipeline.core.prompts import ROOT, PromptTree, Request, Segment
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
@@ -80,11 +81,13 @@ def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCU
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
     rows, requests = _taken_apart(_rows_of(store, users), prompts)
+    segments = prompts.segments
+    del prompts  # its numbers are in the requests by now
 
     def simulated(*, drops_headers: bool) -> Simulated:
-        return _simulated(prompts, rows, requests, options, drops_headers=drops_headers)
+        return _simulated(segments, rows, requests, options, drops_headers=drops_headers)
 
-    if not _has_headers(prompts):
+    if not _has_headers(segments):
         return simulated(drops_headers=False)
     n_exact = _n_exact(simulated(drops_headers=True))  # the one is gone before the other is made: they are large
     found = simulated(drops_headers=False)
@@ -105,8 +108,8 @@ def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[pl.DataFrame, l
     return found.drop(_LISTS), requests
 
 
-def _has_headers(prompts: Prompts) -> bool:
-    return any(segment.blocks and segment.blocks[0].kind == BILLING_HEADER for segment in prompts.segments.values())
+def _has_headers(segments: Mapping[int, Segment]) -> bool:
+    return any(segment.blocks and segment.blocks[0].kind == BILLING_HEADER for segment in segments.values())
 
 
 def report_frame(simulated: Simulated) -> pl.DataFrame:
@@ -115,14 +118,14 @@ def report_frame(simulated: Simulated) -> pl.DataFrame:
 
 
 def _simulated(
-    prompts: Prompts,
+    segments: Mapping[int, Segment],
     rows: pl.DataFrame,
     requests: list[Request],
     options: ModelOptions,
     *,
     drops_headers: bool,
 ) -> Simulated:
-    tree = PromptTree(prompts.segments, _strippers(rows), drops_headers=drops_headers)
+    tree = PromptTree(segments, _strippers(rows), drops_headers=drops_headers)
     minima = _minima(rows)
     pairs = zip(requests, rows.iter_rows(named=True), strict=True)
     steps = [_step(tree, *pair, minima, options.rules) for pair in pairs]
@@ -201,9 +204,9 @@ def _step(
     started_s = row["requested_at_utc"].timestamp()
     use = Use(
         prompt=tree.add(request),
-        model=row["model"],
-        owner=row["user_id"],
-        agent=None if row["agent"] is None else tuple(row["agent"].values()),
+        model=intern(row["model"]),
+        owner=intern(row["user_id"]),
+        agent=None if row["agent"] is None else tuple(map(intern, row["agent"].values())),
         started_s=started_s,
         began_s=_began_s(row, started_s),
         minimum_tokens=_minimum_tokens(row, minima),
@@ -263,7 +266,7 @@ def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
 
 def _caching(tree: PromptTree, row: Mapping[str, Any], use: Use, found: Explained) -> tuple[Any, ...]:
     uses_caching = found.prediction.cached != ROOT or (use.bill is not None and use.bill.cached_tokens > 0)
-    return (row["n_breakpoints"], uses_caching, *tree.tokens[use.prompt.end])
+    return (row["n_breakpoints"], uses_caching, *tree.tokens(use.prompt.end))
 
 
 def predicted(prediction: Prediction) -> tuple[int, int, int, int]:

@@ -48,7 +48,7 @@ def test_a_prompt_is_tools_then_system_then_messages():
     assert kinds(tree, prompt.end) == [
         ("tools", 0), ("tools", 1), ("system", 0), ("messages", 0), ("messages", 1), ("messages", 1), ("messages", 2),
     ]  # fmt: skip
-    assert tree.n_tokens(prompt.end) == sum(tree.tokens[prompt.end])
+    assert tree.n_tokens(prompt.end) == sum(tree.tokens(prompt.end))
 
 
 def test_a_message_that_grew_shares_its_beginning():
