@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -101,23 +102,25 @@ class _Bucket:
             raise UsageError(f"There is nothing under {self._objects.url}. Name the folder of users' folders.")
         landing = Landing(skips=[_unusable(folder) for folder in left_out])
         listing = {PurePosixPath(name): found[name] for name in sorted(found, key=lambda name: name.split("/"))}
-        logs = self._logs(listing)
-        if any(path.parts[0] == PROJECTS and len(path.parts) > 1 for path in listing):
+        is_one_user = any(path.parts[0] == PROJECTS and len(path.parts) > 1 for path in listing)
+        logs = self._logs(listing, is_one_user=is_one_user)
+        if is_one_user:
             name = self._objects.url.rpartition("/")[2]
             self._add_user(landing, safe_name(name), PurePosixPath(), listing, logs)
         else:
-            for user in dict.fromkeys(path.parts[0] for path in listing if not path.parts[0].startswith(".")):
-                self._add_entry(landing, user, listing, logs)
+            for name, entry in groupby(listing, key=lambda path: path.parts[0]):  # names are sorted part by part
+                if not name.startswith("."):
+                    self._add_entry(landing, name, {path: listing[path] for path in entry}, logs)
         self._forget_users(landing)
         return landing
 
-    def _add_entry(self, landing: Landing, name: str, listing: Listing, logs: set[PurePosixPath]) -> None:
-        """What lies under a name at the top: a user's folder, or a file that should be in one."""
-        own = {path: found for path, found in listing.items() if path.parts[0] == name and len(path.parts) > 1}
-        if own:
-            self._add_user(landing, safe_name(name), PurePosixPath(name), own, logs)
+    def _add_entry(self, landing: Landing, name: str, entry: Listing, logs: set[PurePosixPath]) -> None:
+        """What lies under a name at the top: a user's folder, or a file that should be in one, or both."""
         path = PurePosixPath(name)
-        if path in listing and (path.suffix in {".db", HAR_SUFFIX} or path in logs):
+        own = {below: found for below, found in entry.items() if below != path}
+        if own:
+            self._add_user(landing, safe_name(name), path, own, logs)
+        if path in entry and (path.suffix in {".db", HAR_SUFFIX} or path in logs):
             landing.skips.append(no_user_folder(name))
 
     def _add_user(
@@ -197,10 +200,10 @@ class _Bucket:
                 if mine.name not in landing.transcripts:
                     shutil.rmtree(mine, ignore_errors=True)
 
-    def _logs(self, listing: Listing) -> set[PurePosixPath]:
+    def _logs(self, listing: Listing, *, is_one_user: bool) -> set[PurePosixPath]:
         """JSONL files outside `projects/` that begin like logs; each version of one is looked at once."""
         known = self._known_logs()
-        keys = {path: _fingerprint(listing, [path]) for path in _possible_logs(listing)}
+        keys = {path: _fingerprint(listing, [path]) for path in _possible_logs(listing, is_one_user=is_one_user)}
         unknown = [path for path, key in keys.items() if key not in known]
         beginnings = each(lambda path: self._objects.beginning(str(path), BEGINNING_BYTES), unknown)
         found = {keys[path]: begins_like_log(beginning) for path, beginning in zip(unknown, beginnings, strict=True)}
@@ -216,11 +219,10 @@ class _Bucket:
             return {}  # then they are looked at again
 
 
-def _possible_logs(listing: Listing) -> Iterator[PurePosixPath]:
-    has_own_projects = any(path.parts[0] == PROJECTS and len(path.parts) > 1 for path in listing)
+def _possible_logs(listing: Listing, *, is_one_user: bool) -> Iterator[PurePosixPath]:
     for path, found in listing.items():
-        below = path.parts if has_own_projects else path.parts[1:]
-        is_hidden = path.parts[0].startswith(".") and not has_own_projects
+        below = path.parts if is_one_user else path.parts[1:]
+        is_hidden = path.parts[0].startswith(".") and not is_one_user
         if path.suffix == ".jsonl" and found.n_bytes and not is_hidden and below[:1] != (PROJECTS,):
             yield path
 

@@ -37,6 +37,10 @@ _NEEDED: Final = (
     "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "has_applied_edits", "cache_miss_reason",
     "cache_missed_input_tokens", "noted_reason", "noted_tokens",
 )  # fmt: skip
+_BILL: Final = (
+    "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "has_applied_edits",
+)  # fmt: skip
+"""What `_bill` reads of a row."""
 _ROWS_AT_A_TIME: Final = 1024
 _BEGUN: Final = ("ok", "aborted")
 """Outcomes of requests that were answered at least in part, and so wrote to the cache."""
@@ -83,9 +87,11 @@ def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCU
     rows, requests = _taken_apart(_rows_of(store, users), prompts)
     segments = prompts.segments
     del prompts  # its numbers are in the requests by now
+    strippers, minima = _strippers(rows), _minima(rows)
 
     def simulated(*, drops_headers: bool) -> Simulated:
-        return _simulated(segments, rows, requests, options, drops_headers=drops_headers)
+        tree = PromptTree(segments, strippers, drops_headers=drops_headers)
+        return _simulated(tree, rows, requests, minima, options)
 
     if not _has_headers(segments):
         return simulated(drops_headers=False)
@@ -118,15 +124,12 @@ def report_frame(simulated: Simulated) -> pl.DataFrame:
 
 
 def _simulated(
-    segments: Mapping[int, Segment],
+    tree: PromptTree,
     rows: pl.DataFrame,
     requests: list[Request],
+    minima: Mapping[str, int],
     options: ModelOptions,
-    *,
-    drops_headers: bool,
 ) -> Simulated:
-    tree = PromptTree(segments, _strippers(rows), drops_headers=drops_headers)
-    minima = _minima(rows)
     pairs = zip(requests, rows.iter_rows(named=True), strict=True)
     steps = [_step(tree, *pair, minima, options.rules) for pair in pairs]
     lengths = LengthBook(tree, ratios_of(tree, [step.use for step in steps]))
@@ -190,7 +193,7 @@ def _strippers(rows: pl.DataFrame) -> frozenset[str]:
 def _minima(rows: pl.DataFrame) -> dict[str, int]:
     """Per model the shortest prefix that was ever billed as cached: what the API did outweighs what is documented."""
     minima: dict[str, int] = {}
-    for row in rows.iter_rows(named=True):
+    for row in rows.select("model", *_BILL).iter_rows(named=True):
         bill = _bill(row)
         if bill is not None and bill.cached_tokens:
             shortest = bill.read_tokens or bill.cached_tokens

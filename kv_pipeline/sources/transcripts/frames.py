@@ -16,8 +16,8 @@ from kv_pipeline.sources.transcripts.records import AgentMeta, AgentResult
 WARMUP_TYPE: Final = "warmup"
 """Type given to agents that no tool call names and whose prompt is the client's `Warmup`."""
 
-ANSWERS_SCHEMA: Final = polars_schema(TRANSCRIPT_ANSWERS)
 _AGENT: Final = ["session_id", "agent_id"]
+ANSWERS_SCHEMA: Final = polars_schema(TRANSCRIPT_ANSWERS)
 AGENTS_SCHEMA: Final = polars_schema(TRANSCRIPT_AGENTS)
 COMPACTIONS_SCHEMA: Final = polars_schema(TRANSCRIPT_COMPACTIONS)
 
@@ -38,11 +38,10 @@ class TranscriptFrames(NamedTuple):
 
 def with_vanished(now: TranscriptFrames, before: TranscriptFrames) -> TranscriptFrames:
     """What transcripts say now, and what those that are gone said before."""
-    agent = ["session_id", "agent_id"]
     gone = [
-        before.answers.join(now.answers, on=agent, how="anti"),
-        before.agents.join(now.agents, on=agent, how="anti"),
-        before.compactions.join(now.answers, on=agent, how="anti").join(now.compactions, on=agent, how="anti"),
+        before.answers.join(now.answers, on=_AGENT, how="anti"),
+        before.agents.join(now.agents, on=_AGENT, how="anti"),
+        before.compactions.join(now.answers, on=_AGENT, how="anti").join(now.compactions, on=_AGENT, how="anti"),
     ]
     return TranscriptFrames(*(pl.concat([new, old]) for new, old in zip(now, gone, strict=True)))
 
@@ -52,9 +51,11 @@ def split_given_way(transcripts: Sequence[Transcript]) -> tuple[list[Transcript]
 
     They do so by the session's name, or by an answer that both have.
     """
+    recovered = [transcript for transcript in transcripts if transcript.is_recovered]
+    if not recovered:
+        return list(transcripts), []
     own = [answer for transcript in transcripts if not transcript.is_recovered for answer in transcript.answers]
     sessions, messages = {answer.session_id for answer in own}, {answer.message_id for answer in own}
-    recovered = [transcript for transcript in transcripts if transcript.is_recovered]
     sessions |= {a.session_id for transcript in recovered for a in transcript.answers if a.message_id in messages}
     counting: list[Transcript] = []
     given_way: list[Transcript] = []
@@ -68,6 +69,8 @@ def without_given_way(
     frames: TranscriptFrames, counting: Sequence[Transcript], given_way: Sequence[Transcript]
 ) -> TranscriptFrames:
     """What transcripts said before, less what those said that give way now."""
+    if not given_way:
+        return frames
     own = {answer.session_id for transcript in counting for answer in transcript.answers}
     rows = {(answer.session_id, answer.agent_id) for transcript in given_way for answer in transcript.answers}
     agents = pl.DataFrame(sorted(rows), schema=dict.fromkeys(_AGENT, pl.String), orient="row")
@@ -95,26 +98,25 @@ def _merged(answers: pl.DataFrame, compactions: pl.DataFrame) -> tuple[pl.DataFr
 
     The file with most answers goes before the others, whose lines are counted on from its last.
     """
-    agent = ["session_id", "agent_id"]
-    columns = [*agent, "file", "line"]
-    sizes = answers.group_by(*agent, "file").agg(n=pl.len())
+    columns = [*_AGENT, "file", "line"]
+    sizes = answers.group_by(*_AGENT, "file").agg(n=pl.len())
     before = (
         pl.concat([answers.select(columns), compactions.select(columns)])
-        .group_by(*agent, "file")
+        .group_by(*_AGENT, "file")
         .agg(n_lines=pl.col("line").max())
-        .join(sizes, on=[*agent, "file"], how="left")
+        .join(sizes, on=[*_AGENT, "file"], how="left")
         .sort(pl.col("n").fill_null(0), -pl.col("file").cast(pl.Int64), descending=True)
-        .select(*agent, "file", offset=pl.col("n_lines").cum_sum().over(agent) - pl.col("n_lines"))
+        .select(*_AGENT, "file", offset=pl.col("n_lines").cum_sum().over(_AGENT) - pl.col("n_lines"))
     )
-    is_copy = pl.col("compacted_at").is_in([""]).not_() & ~pl.struct(*agent, "compacted_at").is_first_distinct()
+    is_copy = pl.col("compacted_at").is_in([""]).not_() & ~pl.struct(*_AGENT, "compacted_at").is_first_distinct()
     placed = [
-        frame.join(before, on=[*agent, "file"], maintain_order="left")
+        frame.join(before, on=[*_AGENT, "file"], maintain_order="left")
         .sort(pl.col("offset") > 0, maintain_order=True)
         .with_columns(line=pl.col("line") + pl.col("offset"))
         .drop("file", "offset")
         for frame in (answers, compactions)
     ]
-    return placed[0].unique([*agent, "message_id"], keep="first", maintain_order=True), placed[1].filter(~is_copy)
+    return placed[0].unique([*_AGENT, "message_id"], keep="first", maintain_order=True), placed[1].filter(~is_copy)
 
 
 _Key = tuple[str, str]
@@ -167,7 +169,7 @@ class _Agent:
 
 def _agents(transcripts: Sequence[Transcript], answers: pl.DataFrame) -> pl.DataFrame:
     links = _Links.of(transcripts)
-    answering = answers.select("session_id", "agent_id").unique().rows()
+    answering = answers.select(_AGENT).unique().rows()
     known = {*links.files, *answering}
     known |= {(session_id, MAIN_AGENT) for session_id, _ in known}
     agents = {key: _agent(key, links) for key in sorted(known)}
