@@ -9,13 +9,37 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from kv_pipeline.demo.proxy import SCHEMA
+from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
+from kv_pipeline.sources.anthropic_messages.pair_reader import PairReader
+from kv_pipeline.sources.anthropic_messages.rows import Recording
+from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
+from kv_pipeline.store import check
 
 SALT = b"s" * 32
 LOOSE_SCHEMA = "CREATE TABLE requests (id, timestamp, method, endpoint, headers, body, response, model, routed_model);"
 """Takes anything in any column, as other proxies' tables may."""
 COLUMNS = ("id", "timestamp", "endpoint", "body", "response", "model", "routed_model")
 MESSAGE = {"role": "user", "content": "hello"}
+
+
+def read_checked(
+    reader: type[PairReader] | type[DatabaseReader], database_id: str, path: Path
+) -> tuple[Recording, pl.DataFrame]:
+    """What a recording holds, and its segments, both checked against their models."""
+    emitted: list[pl.DataFrame] = []
+    content = reader(database_id, SALT, False, emitted.append).read(path)
+    segments = pl.concat(emitted) if emitted else pl.DataFrame()
+    if emitted:
+        check(SEGMENTS, segments)
+    check(RAW_REQUESTS, content.requests)
+    return content, segments
+
+
+def reasons(content: Recording) -> list[tuple[int | None, str, bool]]:
+    return [(skip.row, skip.reason, skip.is_left_out) for skip in content.skips]
 
 
 def make_body(**changes: Any) -> str:

@@ -10,31 +10,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.rows import Recording
 from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
-from kv_pipeline.store import check
 from kv_pipeline_tests.sources.factories import (
     LOOSE_SCHEMA,
     MESSAGE,
-    SALT,
     make_body,
     make_database,
     make_response,
     make_row,
     make_rows,
+    read_checked,
 )
 
 
 def read(path: Path) -> tuple[Recording, pl.DataFrame]:
     """What a database holds, and its segments, both checked against their models."""
-    emitted: list[pl.DataFrame] = []
-    content = DatabaseReader("ada/requests", SALT, False, emitted.append).read(path)
-    segments = pl.concat(emitted) if emitted else pl.DataFrame()
-    if emitted:
-        check(SEGMENTS, segments)
-    check(RAW_REQUESTS, content.requests)
-    return content, segments
+    return read_checked(DatabaseReader, "ada/requests", path)
 
 
 def read_rows_of(tmp_path: Path, *rows: dict[str, Any]) -> tuple[Recording, pl.DataFrame]:

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources import lines
 from kv_pipeline.sources.anthropic_messages.rows import Recording
 from kv_pipeline.sources.claude_code_proxy.reader import DatabaseReader
 from kv_pipeline.sources.claude_trace.reader import LogReader
-from kv_pipeline.store import check
 from kv_pipeline_tests.sources.factories import (
     CREDENTIAL,
     MESSAGE,
@@ -25,6 +23,8 @@ from kv_pipeline_tests.sources.factories import (
     make_log,
     make_pair,
     make_row,
+    read_checked,
+    reasons,
 )
 from kv_pipeline_tests.strategies import json_values
 
@@ -34,13 +34,7 @@ DELTA = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage":
 
 def read(path: Path) -> tuple[Recording, pl.DataFrame]:
     """What a log holds, and its segments, both checked against their models."""
-    emitted: list[pl.DataFrame] = []
-    content = LogReader("ada/log.jsonl", SALT, False, emitted.append).read(path)
-    segments = pl.concat(emitted) if emitted else pl.DataFrame()
-    if emitted:
-        check(SEGMENTS, segments)
-    check(RAW_REQUESTS, content.requests)
-    return content, segments
+    return read_checked(LogReader, "ada/log.jsonl", path)
 
 
 def read_lines(tmp_path: Path, *pairs: Any) -> Recording:
@@ -51,10 +45,6 @@ def only_row(tmp_path: Path, pair: dict[str, Any]) -> dict[str, Any]:
     content = read_lines(tmp_path, pair)
     assert content.skips == []
     return content.requests.row(0, named=True)
-
-
-def reasons(content: Recording) -> list[tuple[int | None, str, bool]]:
-    return [(skip.row, skip.reason, skip.is_left_out) for skip in content.skips]
 
 
 def test_a_pair_is_a_request(tmp_path):

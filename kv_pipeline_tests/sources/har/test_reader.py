@@ -14,13 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kv_pipeline.schemas.requests import RAW_REQUESTS, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.rows import Recording
 from kv_pipeline.sources.claude_trace.reader import LogReader
 from kv_pipeline.sources.har.detection import is_har
 from kv_pipeline.sources.har.reader import HarReader
-from kv_pipeline.store import check
-from kv_pipeline_tests.sources.factories import CREDENTIAL, SALT, make_body, make_entry, make_har, make_log, make_pair
+from kv_pipeline_tests.sources.factories import (
+    CREDENTIAL,
+    SALT,
+    make_body,
+    make_entry,
+    make_har,
+    make_log,
+    make_pair,
+    read_checked,
+    reasons,
+)
 from kv_pipeline_tests.strategies import json_values
 
 START = {"type": "message_start", "message": {"id": "msg_7", "usage": {"input_tokens": 5}}}
@@ -31,13 +39,7 @@ BROTLI = b"\x8b\x10\x80" + b'{"id": "msg_7"}' + b"\x03"  # short texts stay as t
 
 def read(path: Path) -> tuple[Recording, pl.DataFrame]:
     """What a file holds, and its segments, both checked against their models."""
-    emitted: list[pl.DataFrame] = []
-    content = HarReader("ada/x.har", SALT, False, emitted.append).read(path)
-    segments = pl.concat(emitted) if emitted else pl.DataFrame()
-    if emitted:
-        check(SEGMENTS, segments)
-    check(RAW_REQUESTS, content.requests)
-    return content, segments
+    return read_checked(HarReader, "ada/x.har", path)
 
 
 def read_entries(tmp_path: Path, *entries: Any) -> Recording:
@@ -48,10 +50,6 @@ def only_row(tmp_path: Path, entry: dict[str, Any]) -> dict[str, Any]:
     content = read_entries(tmp_path, entry)
     assert content.skips == []
     return content.requests.row(0, named=True)
-
-
-def reasons(content: Recording) -> list[tuple[int | None, str, bool]]:
-    return [(skip.row, skip.reason, skip.is_left_out) for skip in content.skips]
 
 
 def encoded(body: bytes) -> dict[str, str]:
