@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kv_pipeline.core.api_model import ApiCache, Prediction, Use
@@ -46,8 +46,8 @@ class Explained(NamedTuple):
 
 def explain(
     tree: PromptTree, steps: Iterable[Step], lengths: LengthBook, *, shares_prefixes: bool = False
-) -> list[Explained | None]:
-    """Simulate requests in order of time; None where a request belongs to no agent.
+) -> Iterator[Explained | None]:
+    """Simulate requests in order of time; None where a request belongs to no agent. One at a time, as they are large.
 
     Args:
         tree: Their prompts.
@@ -58,18 +58,16 @@ def explain(
     cache = ApiCache(tree, lengths, shares_prefixes=shares_prefixes)
     examiner = Examiner(tree, cache, lengths)
     latest: dict[Hashable, Turn] = {}
-    explained: list[Explained | None] = []
     for step in steps:
         if not step.is_traced:
             cache.use(step.use)
-            explained.append(None)
+            yield None
             continue
         turn = Turn(step.settings, step.use, step.is_after_compaction, latest.get(step.use.agent))
         situation = examiner.examine(turn)
         prediction = cache.use(step.use)
-        explained.append(Explained(prediction, situation, loss_of(situation, prediction, step.use), turn.predecessor))
         latest[step.use.agent] = turn._replace(predecessor=None)
-    return explained
+        yield Explained(prediction, situation, loss_of(situation, prediction, step.use), turn.predecessor)
 
 
 def ratios_of(tree: PromptTree, uses: Sequence[Use]) -> dict[str, Ratios]:

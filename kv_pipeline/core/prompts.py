@@ -8,7 +8,7 @@ however long it is, and what two prompts share is found by walking up from their
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -42,6 +42,9 @@ class Segment(NamedTuple):
 
     role: str | None
     blocks: tuple[ContentBlock, ...]
+
+
+_WITHOUT_BLOCKS: Final = Segment(None, ())
 
 
 class Settings(NamedTuple):
@@ -82,7 +85,7 @@ class Request(NamedTuple):
     settings: Settings
     tools: int | None
     system: int | None
-    messages: tuple[int, ...]
+    messages: Sequence[int]
     breakpoints: tuple[Breakpoint, ...]
 
 
@@ -105,76 +108,46 @@ class Prompt(NamedTuple):
     marks: tuple[Mark, ...]
 
 
-class PromptTree:
-    """All prefixes of a set of requests.
+class PromptOptions(NamedTuple):
+    """How the API makes prompts of requests.
 
-    Node attributes are lists by node number: `parent`, `depth` (in nodes), `section`, `block` (None for nodes that are
-    no content block) and `item` (0-based tool, system block or message). A user's tree has several nodes for every
-    request, so what a node takes in memory counts.
-
-    Args:
-        segments: Segment number to content.
+    Attributes:
         strips_thinking: Models that drop earlier turns' thinking from the prompt.
         flips_matter: Whether text in a string and the same text in a list are different content to the cache.
         drops_headers: Whether the API takes the client's billing header out of the prompt.
     """
 
-    def __init__(
-        self,
-        segments: Mapping[int, Segment],
-        strips_thinking: frozenset[str] = frozenset(),
-        *,
-        flips_matter: bool = False,
-        drops_headers: bool = False,
-    ) -> None:
-        self._segments = segments
-        self._strips_thinking = strips_thinking
-        self._flips_matter = flips_matter
-        self._drops_headers = drops_headers
-        self._left_out = {DEFERRED_TOOL, BILLING_HEADER} if drops_headers else {DEFERRED_TOOL}
-        self.parent = [ROOT]
-        self.depth = [0]
+    strips_thinking: frozenset[str] = frozenset()
+    flips_matter: bool = False
+    drops_headers: bool = False
+
+
+class PromptTree:
+    """All prefixes of a set of requests.
+
+    Node attributes are sequences by node number: `parent`, `depth` (in nodes), `section`, `block` (None for nodes that
+    are no content block) and `item` (0-based tool, system block or message). A user's tree has several nodes for every
+    request, so what a node takes in memory counts.
+    """
+
+    def __init__(self) -> None:
+        self.parent = array("q", [ROOT])
+        self.depth = array("q", [0])
         self.section = [Section.ROOT]
         self.block: list[ContentBlock | None] = [None]
-        self.item = [0]
-        self._tokens = array("q", (0, 0, 0))
-        self._child: dict[tuple[Hashable, ...], int] = {}
-        self._after: dict[tuple[int, int, bool], int] = {}
+        self.item = array("q", [0])
+        self._tokens = array("q", [0, 0, 0])
 
-    def rearranged(self, change: Callable[[Segment], Segment]) -> PromptTree:
-        """An empty tree for the same requests with other segments."""
-        segments = {number: change(segment) for number, segment in self._segments.items()}
-        return PromptTree(
-            segments, self._strips_thinking, flips_matter=self._flips_matter, drops_headers=self._drops_headers
-        )
-
-    def add(self, request: Request) -> Prompt:
-        """Place a request in the tree."""
-        settings = request.settings
-        node = self._step(ROOT, (settings.model,), Section.SETTINGS, None, 0)
-        tools = node = self._through(node, request.tools, Section.TOOLS)
-        node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
-        system = node = self._through(node, request.system, Section.SYSTEM)
-        key = ("messages", settings.thinking, settings.tool_choice)
-        node = self._step(node, key, Section.SETTINGS, None, 0)
-        ends = self._along(node, request.messages, self._n_stripped(request))
-        end = ends[-1] if ends else node
-        return Prompt(end, self._marks(request, end, {Section.TOOLS: [tools], Section.SYSTEM: [system],
-                                                      Section.MESSAGES: ends}))  # fmt: skip
-
-    def _along(self, node: int, messages: tuple[int, ...], n_stripped: int) -> list[int]:
-        """Over messages; a shortcut remembers where each leads. Returns the node after each."""
-        after = self._after
-        ends = []
-        for index, number in enumerate(messages):
-            key = (node, number, index < n_stripped)
-            end = after.get(key)
-            if end is None:
-                segment = self._segments[number]
-                end = after[key] = self._over_blocks(node, segment, Section.MESSAGES, index, strips=key[2])
-            node = end
-            ends.append(node)
-        return ends
+    def append(self, parent: int, section: Section, block: ContentBlock | None, item: int) -> int:
+        """Add a node; returns its number."""
+        node = len(self.parent)
+        self.parent.append(parent)
+        self.depth.append(self.depth[parent] + 1)
+        self.section.append(section)
+        self.block.append(block)
+        self.item.append(item)
+        self._tokens.extend(_with_block(self.tokens(parent), section, block))
+        return node
 
     def prefix(self, node: int) -> Iterator[int]:
         """A node and those before it, from the end, without the root."""
@@ -217,9 +190,77 @@ class PromptTree:
             end = self.parent[end]
         return nodes[::-1]
 
+
+class Sent(NamedTuple):
+    """Requests as they were sent.
+
+    Attributes:
+        requests: The requests; gone through once for each tree.
+        segments: Segment number to content. Numbers that are not there stand for segments without content blocks, such
+            as an empty list of tools.
+        options: How they become prompts.
+    """
+
+    requests: Iterable[Request]
+    segments: Mapping[int, Segment]
+    options: PromptOptions = PromptOptions()
+
+    def place(self) -> tuple[PromptTree, list[Prompt]]:
+        """A tree of all requests, and each one's place in it."""
+        growing = _GrowingTree(self.segments, self.options)
+        prompts = [growing.add(request) for request in self.requests]
+        return growing.tree, prompts
+
+    def rearranged(self, change: Callable[[Segment], Segment]) -> Sent:
+        """The same requests with other segments."""
+        return self._replace(segments={number: change(segment) for number, segment in self.segments.items()})
+
+
+class _GrowingTree:
+    """A tree while requests are added; what finds a node's children is needed no longer than that."""
+
+    def __init__(self, segments: Mapping[int, Segment], options: PromptOptions) -> None:
+        self._segments = segments
+        self._options = options
+        self._left_out = {DEFERRED_TOOL, BILLING_HEADER} if options.drops_headers else {DEFERRED_TOOL}
+        self.tree = PromptTree()
+        self._child: dict[tuple[Hashable, ...], int] = {}
+        self._after: dict[tuple[int, int, bool], int] = {}
+
+    def add(self, request: Request) -> Prompt:
+        """Place a request in the tree."""
+        settings = request.settings
+        node = self._step(ROOT, (settings.model,), Section.SETTINGS, None, 0)
+        tools = node = self._through(node, request.tools, Section.TOOLS)
+        node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
+        system = node = self._through(node, request.system, Section.SYSTEM)
+        key = ("messages", settings.thinking, settings.tool_choice)
+        node = self._step(node, key, Section.SETTINGS, None, 0)
+        ends = self._along(node, request.messages, self._n_stripped(request))
+        end = ends[-1] if ends else node
+        return Prompt(end, self._marks(request, end, {Section.TOOLS: [tools], Section.SYSTEM: [system],
+                                                      Section.MESSAGES: ends}))  # fmt: skip
+
+    def _segment(self, number: int) -> Segment:
+        return self._segments.get(number, _WITHOUT_BLOCKS)
+
+    def _along(self, node: int, messages: Sequence[int], n_stripped: int) -> list[int]:
+        """Over messages; a shortcut remembers where each leads. Returns the node after each."""
+        after = self._after
+        ends = []
+        for index, number in enumerate(messages):
+            key = (node, number, index < n_stripped)
+            end = after.get(key)
+            if end is None:
+                segment = self._segment(number)
+                end = after[key] = self._over_blocks(node, segment, Section.MESSAGES, index, strips=key[2])
+            node = end
+            ends.append(node)
+        return ends
+
     def _through(self, node: int, number: int | None, section: Section) -> int:
         """Over tools or system, if they were sent."""
-        return node if number is None else self._over_blocks(node, self._segments[number], section, 0, strips=False)
+        return node if number is None else self._over_blocks(node, self._segment(number), section, 0, strips=False)
 
     def _over_blocks(self, node: int, segment: Segment, section: Section, item: int, *, strips: bool) -> int:
         is_first = True
@@ -227,7 +268,7 @@ class PromptTree:
             if block.kind in self._left_out or (strips and block.kind in THINKING):
                 continue
             place = item if section is Section.MESSAGES else index
-            is_flipped = self._flips_matter and block.is_string
+            is_flipped = self._options.flips_matter and block.is_string
             key = (section, segment.role, is_first, is_flipped, block.content_id)
             node, is_first = self._step(node, key, section, block, place), False
         return node
@@ -238,21 +279,15 @@ class PromptTree:
         step = (node, *key)
         child = self._child.get(step)
         if child is None:
-            child = self._child[step] = len(self.parent)
-            self.parent.append(node)
-            self.depth.append(self.depth[node] + 1)
-            self.section.append(section)
-            self.block.append(block)
-            self.item.append(item)
-            self._tokens.extend(_with_block(self.tokens(node), section, block))
+            child = self._child[step] = self.tree.append(node, section, block, item)
         return child
 
     def _n_stripped(self, request: Request) -> int:
         """Messages whose thinking the model drops: those before the last one that is no tool result."""
-        if request.settings.model not in self._strips_thinking:
+        if request.settings.model not in self._options.strips_thinking:
             return 0
         for index in range(len(request.messages) - 1, -1, -1):
-            segment = self._segments[request.messages[index]]
+            segment = self._segment(request.messages[index])
             if segment.role == "user" and any(block.kind != "tool_result" for block in segment.blocks):
                 return index
         return 0
@@ -263,7 +298,7 @@ class PromptTree:
             node = self._marked(request, breakpoint_, end, ends)
             if node is not None:
                 marks[node] = breakpoint_.ttl
-        return tuple(sorted((Mark(*mark) for mark in marks.items()), key=lambda mark: self.depth[mark.node]))
+        return tuple(sorted((Mark(*mark) for mark in marks.items()), key=lambda mark: self.tree.depth[mark.node]))
 
     def _marked(
         self, request: Request, breakpoint_: Breakpoint, end: int, ends: Mapping[Section, Sequence[int]]
@@ -275,14 +310,14 @@ class PromptTree:
         if number is None:
             return None
         last = lasts[breakpoint_.item_index]
-        blocks = self._segments[number].blocks
+        blocks = self._segment(number).blocks
         behind = sum(block.kind not in self._left_out for block in blocks[breakpoint_.block_index + 1 :])
-        return self.at_depth(last, max(self.depth[last] - behind, 0))
+        return self.tree.at_depth(last, max(self.tree.depth[last] - behind, 0))
 
     def _last_markable(self, end: int) -> int | None:
         """Source: platform.claude.com, "Automatic caching": the last block that can be marked."""
-        for node in self.prefix(end):
-            block = self.block[node]
+        for node in self.tree.prefix(end):
+            block = self.tree.block[node]
             if block is not None and block.kind not in THINKING:
                 return node
         return None

@@ -14,7 +14,7 @@ from kv_pipeline.core.api_model import ApiCache, Bill, Prediction, Use, learn_bi
 from kv_pipeline.core.content_blocks import BILLING_HEADER, DEFERRED_TOOL, SYSTEM, TOOL, ContentBlock, facet
 from kv_pipeline.core.explain import ratios_of
 from kv_pipeline.core.lengths import LengthBook
-from kv_pipeline.core.prompts import ROOT, PromptTree, Request, Section, Segment
+from kv_pipeline.core.prompts import ROOT, PromptTree, Section, Segment, Sent
 
 WARM_SHARE: Final = 0.75
 """Share of cold tools and system tokens that a shared, warm prefix would have saved."""
@@ -42,12 +42,12 @@ Predictions = list[Prediction]
 
 
 def what_if(
-    requests: Sequence[Request], uses: Sequence[Use], tree: PromptTree, lengths: LengthBook
+    sent: Sent, uses: Sequence[Use], tree: PromptTree, lengths: LengthBook
 ) -> Iterator[tuple[Scenario, Predictions]]:
     """Predictions of every scenario for each request, in order of time; one scenario at a time, as they are large.
 
     Args:
-        requests: The requests.
+        sent: The requests.
         uses: The same, placed in `tree`.
         tree: Their prompts as sent.
         lengths: What all bills say of it.
@@ -55,10 +55,10 @@ def what_if(
     as_sent = _predict(tree, uses, lengths)
 
     def rearranged(change: Callable[[Segment], Segment]) -> Predictions:
-        other = tree.rearranged(change)
-        placed = [use._replace(prompt=other.add(request)) for use, request in zip(uses, requests, strict=True)]
+        other, prompts = sent.rearranged(change).place()
         if len(other.parent) == len(tree.parent):  # no prefix became common that was not
             return as_sent
+        placed = [use._replace(prompt=prompt) for use, prompt in zip(uses, prompts, strict=True)]
         return _predict(other, placed, _lengths_of(other, placed))
 
     yield Scenario.AS_SENT, as_sent

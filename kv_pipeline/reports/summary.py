@@ -15,7 +15,7 @@ from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.steps.fleet import FLEET
 from kv_pipeline.steps.index import conversations
 from kv_pipeline.steps.plan import traced
-from kv_pipeline.steps.simulation import AS_DOCUMENTED, ModelOptions, report_frame, simulate
+from kv_pipeline.steps.simulation import AS_DOCUMENTED, ModelOptions, simulate
 from kv_pipeline.store import Store
 
 HEADLINE_SCOPE: Final = "conversation"
@@ -119,7 +119,7 @@ def cache_report(store: Store, options: ModelOptions = AS_DOCUMENTED) -> pl.Data
     """CACHE_REPORT of everybody: what the store has, or simulated now with other options."""
     if options == AS_DOCUMENTED:
         return store.read(CACHE_REPORT, store.partitions(CACHE_REPORT.name))
-    return report_frame(simulate(store, store.partitions(CONVERSATIONS.name), options))
+    return simulate(store, store.partitions(CONVERSATIONS.name), options).report
 
 
 def with_approximate(store: Store, table: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from kv_pipeline.schemas.explanations import CACHE_REPORT, CONTENT_BLOCKS, WHAT_
 from kv_pipeline.steps.databases import CONTENT_STATE
 from kv_pipeline.steps.index import INDEX_STATE, user_databases
 from kv_pipeline.steps.prompts import has_all_text
-from kv_pipeline.steps.simulation import Simulated, predicted, report_frame, simulate
+from kv_pipeline.steps.simulation import Simulated, predicted, simulate
 from kv_pipeline.steps.versions import CACHE_REPORT_VERSION, CONTENT_BLOCKS_VERSION
 from kv_pipeline.store import Store
 
@@ -27,17 +27,15 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
     """Write a user's cache_report and what_if; returns the former."""
     fingerprint = report_fingerprint(store, user_id)
     simulated = simulate(store, [user_id])
-    report = report_frame(simulated)
-    simulated = simulated._replace(explained=[])  # large, and done with
-    store.write(CACHE_REPORT, user_id, report)
+    store.write(CACHE_REPORT, user_id, simulated.report)
     store.write(WHAT_IF, user_id, _scenarios(simulated))
     store.update_state(CACHE_REPORT_STATE, {user_id: fingerprint})
-    return report
+    return simulated.report
 
 
 def _scenarios(simulated: Simulated) -> pl.DataFrame:
     uses = [step.use for step in simulated.steps]
-    scenarios = what_if(simulated.requests, uses, simulated.tree, simulated.lengths)
+    scenarios = what_if(simulated.sent, uses, simulated.tree, simulated.lengths)
     frames = [frame_of(WHAT_IF, _what_if_rows(simulated.rows, *each)) for each in scenarios]
     return pl.concat(frames).sort(WHAT_IF.unique)
 

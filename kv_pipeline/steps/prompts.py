@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from kv_pipeline.core.content_blocks import BlockPayload, ContentBlock, content_blocks
 from kv_pipeline.core.normalise import SegmentKind
-from kv_pipeline.core.prompts import Request, Segment, Settings, breakpoints_of
+from kv_pipeline.core.prompts import Segment
 from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.explanations import CONTENT_BLOCKS
@@ -20,8 +20,6 @@ from kv_pipeline.steps.versions import CONTENT_BLOCKS_VERSION
 from kv_pipeline.store import Store
 
 CONTENT_BLOCKS_STATE: Final = "content_blocks"
-EMPTY: Final = -1
-"""Number of segments without content blocks, such as an empty list of tools."""
 ROWS_AT_A_TIME: Final = 4096
 """Segments described at a time; bounds the memory of a database of any size."""
 
@@ -30,31 +28,12 @@ class Prompts(NamedTuple):
     """Segments of several databases under one numbering.
 
     Attributes:
-        segments: Number to content blocks.
-        numbers: (database, segment index) to number.
+        segments: Number to content blocks; segments without any, such as an empty list of tools, are left out.
+        first_numbers: Per database the number of its segment 0; the others follow in order of their index.
     """
 
-    segments: Mapping[int, Segment]
-    numbers: Mapping[tuple[str, int], int]
-
-    def request(self, row: Mapping[str, Any]) -> Request:
-        """A request from its row of RAW_REQUESTS, with `model` as the one that answered."""
-        database, tools, system = row["database_id"], row["tools_segment"], row["system_segment"]
-        whole = (row["speed_id"], row["context_management_id"])
-        settings = Settings(row["model"], whole, row["thinking_id"], row["tool_choice_id"])
-        messages = tuple([self.number(database, index) for index in row["message_segments"]])
-        breakpoints = breakpoints_of(row["breakpoints"])
-        return Request(
-            settings,
-            None if tools is None else self.number(database, tools),
-            None if system is None else self.number(database, system),
-            messages,
-            breakpoints,
-        )
-
-    def number(self, database_id: str, segment_index: int) -> int:
-        """A segment's number; those without content blocks are all the same."""
-        return self.numbers.get((database_id, segment_index), EMPTY)
+    segments: dict[int, Segment]
+    first_numbers: dict[str, int]
 
 
 def describe_segments(store: Store, database_id: str) -> None:
@@ -101,15 +80,15 @@ def _described(salt: bytes, segments: pl.DataFrame) -> Iterator[tuple[Any, ...]]
 
 def load_prompts(store: Store, databases: list[str]) -> Prompts:
     """Content blocks of databases, described where they were not yet."""
-    segments = {EMPTY: Segment(None, ())}
-    numbers: dict[tuple[str, int], int] = {}
+    prompts = Prompts({}, {})
+    next_number = 0
     for database_id in databases:
         describe_segments(store, database_id)
-        rows = store.read(CONTENT_BLOCKS, [database_id])
-        for segment_index, role, blocks in _by_segment(rows):
-            number = numbers[database_id, segment_index] = len(segments)
-            segments[number] = Segment(role, blocks)
-    return Prompts(segments, numbers)
+        first = prompts.first_numbers[database_id] = next_number
+        for segment_index, role, blocks in _by_segment(store.read(CONTENT_BLOCKS, [database_id])):
+            next_number = first + segment_index + 1
+            prompts.segments[first + segment_index] = Segment(role, blocks)
+    return prompts
 
 
 def _by_segment(rows: pl.DataFrame) -> Iterator[tuple[int, str | None, tuple[ContentBlock, ...]]]:

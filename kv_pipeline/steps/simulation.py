@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -14,14 +14,24 @@ from kv_pipeline.core.content_blocks import BILLING_HEADER
 from kv_pipeline.core.explain import Explained, Step, explain, ratios_of
 from kv_pipeline.core.lengths import LengthBook
 from kv_pipeline.core.model_facts import facts_of
-from kv_pipeline.core.prompts import ROOT, PromptTree, Request, Segment
+from kv_pipeline.core.prompts import (
+    ROOT,
+    Prompt,
+    PromptOptions,
+    PromptTree,
+    Request,
+    Segment,
+    Sent,
+    Settings,
+    breakpoints_of,
+)
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_ANSWERS
 from kv_pipeline.steps.index import user_databases
-from kv_pipeline.steps.prompts import Prompts, load_prompts
+from kv_pipeline.steps.prompts import load_prompts
 from kv_pipeline.store import Store
 
 DEFAULT_MINIMUM_TOKENS: Final = 1024
@@ -29,10 +39,12 @@ DEFAULT_MINIMUM_TOKENS: Final = 1024
 
 _ROW: Final = ["database_id", "row_id"]
 _IN_ORDER: Final = ["requested_at_utc", "n_messages", "database_id", "row_id"]
-_LISTS: Final = ("message_segments", "breakpoints")
+_SETTINGS: Final = ("model", "speed_id", "context_management_id", "thinking_id", "tool_choice_id")
+_SEGMENTS: Final = ("tools_segment", "system_segment", "message_segments")
+_SENT: Final = (*_SEGMENTS, "breakpoints")
+_REQUEST: Final = (*_SETTINGS, *_SENT)
 _NEEDED: Final = (
-    *_IN_ORDER, *_LISTS, "user_id", "agent", "conversation_id", "request_index", "agent_id", "is_after_compaction",
-    "model", "tools_segment", "system_segment", "speed_id", "context_management_id", "thinking_id", "tool_choice_id",
+    *_IN_ORDER, *_REQUEST, "user_id", "agent", "conversation_id", "request_index", "agent_id", "is_after_compaction",
     "n_breakpoints", "billing_header_id", "ttft_s", "completed_at_utc", "api_time_s", "input_tokens", "output_tokens",
     "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "has_applied_edits", "cache_miss_reason",
     "cache_missed_input_tokens", "noted_reason", "noted_tokens",
@@ -65,90 +77,76 @@ class Simulated(NamedTuple):
     """Requests through the model, in order of time.
 
     Attributes:
-        rows: Their rows of RAW_REQUESTS, with their places in conversations, less the lists that grow with every turn.
-        requests: The same in segment numbers.
+        sent: The requests.
+        rows: Their rows of RAW_REQUESTS, with their places in conversations, less what they sent.
         tree: Their prompts.
         steps: The requests as the model takes them.
         lengths: What all their bills say of prefixes' lengths.
-        explained: What became of each; None for those in no agent.
+        report: What became of those in conversations: frame of CACHE_REPORT.
     """
 
+    sent: Sent
     rows: pl.DataFrame
-    requests: list[Request]
     tree: PromptTree
     steps: list[Step]
     lengths: LengthBook
-    explained: list[Explained | None]
+    report: pl.DataFrame
+
+
+class _Requests:
+    """Requests of rows, made anew each time they are gone through: all of a user's would take too much memory."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Request]:
+        for part in self._rows.iter_slices(_ROWS_AT_A_TIME):
+            yield from map(_request, part.iter_rows(named=True))
 
 
 def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCUMENTED) -> Simulated:
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
     prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    rows, requests = _taken_apart(_rows_of(store, users), prompts)
-    segments = prompts.segments
-    del prompts  # its numbers are in the requests by now
+    found = pl.concat([_rows(store, user_id, prompts.first_numbers) for user_id in users]).sort(_IN_ORDER)
+    rows, requests = found.drop(_SENT), _Requests(found.select(_REQUEST))
     strippers, minima = _strippers(rows), _minima(rows)
 
     def simulated(*, drops_headers: bool) -> Simulated:
-        tree = PromptTree(segments, strippers, drops_headers=drops_headers)
-        return _simulated(tree, rows, requests, minima, options)
+        sent = Sent(requests, prompts.segments, PromptOptions(strippers, drops_headers=drops_headers))
+        return _simulated(sent, rows, minima, options)
 
-    if not _has_headers(segments):
+    if not _has_headers(prompts.segments):
         return simulated(drops_headers=False)
     n_exact = _n_exact(simulated(drops_headers=True))  # the one is gone before the other is made: they are large
-    found = simulated(drops_headers=False)
-    if _n_exact(found) < n_exact:
-        del found
-        found = simulated(drops_headers=True)
-    return found
-
-
-def _rows_of(store: Store, users: Sequence[str]) -> pl.DataFrame:
-    return pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
-
-
-def _taken_apart(found: pl.DataFrame, prompts: Prompts) -> tuple[pl.DataFrame, list[Request]]:
-    """Rows without the lists that grow with every turn, and the requests that these make, which share numbers."""
-    parts = found.iter_slices(_ROWS_AT_A_TIME)
-    requests = [prompts.request(row) for part in parts for row in part.iter_rows(named=True)]
-    return found.drop(_LISTS), requests
+    as_sent = simulated(drops_headers=False)
+    if _n_exact(as_sent) >= n_exact:
+        return as_sent
+    del as_sent
+    return simulated(drops_headers=True)
 
 
 def _has_headers(segments: Mapping[int, Segment]) -> bool:
     return any(segment.blocks and segment.blocks[0].kind == BILLING_HEADER for segment in segments.values())
 
 
-def report_frame(simulated: Simulated) -> pl.DataFrame:
-    """Frame of CACHE_REPORT, sorted by conversation."""
-    return frame_of(CACHE_REPORT, _report_rows(simulated)).sort("conversation_id", "request_index")
-
-
-def _simulated(
-    tree: PromptTree,
-    rows: pl.DataFrame,
-    requests: list[Request],
-    minima: Mapping[str, int],
-    options: ModelOptions,
-) -> Simulated:
-    pairs = zip(requests, rows.iter_rows(named=True), strict=True)
-    steps = [_step(tree, *pair, minima, options.rules) for pair in pairs]
+def _simulated(sent: Sent, rows: pl.DataFrame, minima: Mapping[str, int], options: ModelOptions) -> Simulated:
+    tree, prompts = sent.place()
+    steps = [_step(*pair, minima, options.rules) for pair in zip(prompts, rows.iter_rows(named=True), strict=True)]
     lengths = LengthBook(tree, ratios_of(tree, [step.use for step in steps]))
     explained = explain(tree, steps, lengths, shares_prefixes=options.shares_prefixes)
-    return Simulated(rows, requests, tree, steps, lengths, explained)
+    report = frame_of(CACHE_REPORT, _report_rows(tree, zip(rows.iter_rows(named=True), steps, explained, strict=True)))
+    return Simulated(sent, rows, tree, steps, lengths, report.sort("conversation_id", "request_index"))
 
 
 def _n_exact(found: Simulated) -> int:
     """Requests whose billed read was predicted to the token."""
-    return sum(
-        explained is not None
-        and step.use.bill is not None
-        and explained.prediction.bill.read_tokens == step.use.bill.read_tokens
-        for step, explained in zip(found.steps, found.explained, strict=True)
-    )
+    has_bill = pl.col("input_tokens").is_not_null() & ~pl.col("has_applied_edits").fill_null(value=False)
+    billed = found.report.join(found.rows.filter(has_bill), on=["conversation_id", "request_index"], how="semi")
+    return billed.filter(pl.col("predicted_read_tokens") == pl.col("billed_read_tokens").fill_null(0)).height
 
 
-def _rows(store: Store, user_id: str) -> pl.DataFrame:
-    """Every request of a user that used the cache, with its place in a conversation if it has one."""
+def _rows(store: Store, user_id: str, first_numbers: Mapping[str, int]) -> pl.DataFrame:
+    """Every request of a user that used the cache, in numbers of prompts, with its place in a conversation if any."""
     databases = user_databases(store, user_id)
     requests = store.read(CONVERSATION_REQUESTS, [user_id])
     diagnoses = (
@@ -180,6 +178,7 @@ def _rows(store: Store, user_id: str) -> pl.DataFrame:
             n_breakpoints=pl.col("breakpoints").list.len(),
             user_id=pl.lit(user_id),
         )
+        .with_columns(pl.col(_SEGMENTS) + pl.col("database_id").replace_strict(first_numbers, return_dtype=pl.UInt32()))
         .select(_NEEDED)
     )
 
@@ -201,12 +200,20 @@ def _minima(rows: pl.DataFrame) -> dict[str, int]:
     return minima
 
 
-def _step(
-    tree: PromptTree, request: Request, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]
-) -> Step:
+def _request(row: Mapping[str, Any]) -> Request:
+    breakpoints = breakpoints_of(row["breakpoints"])
+    return Request(_settings(row), row["tools_segment"], row["system_segment"], row["message_segments"], breakpoints)
+
+
+def _settings(row: Mapping[str, Any]) -> Settings:
+    model, speed, context_management, thinking, tool_choice = map(row.__getitem__, _SETTINGS)
+    return Settings(model, (speed, context_management), thinking, tool_choice)
+
+
+def _step(prompt: Prompt, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]) -> Step:
     started_s = row["requested_at_utc"].timestamp()
     use = Use(
-        prompt=tree.add(request),
+        prompt=prompt,
         model=intern(row["model"]),
         owner=intern(row["user_id"]),
         agent=None if row["agent"] is None else tuple(map(intern, row["agent"].values())),
@@ -216,7 +223,7 @@ def _step(
         rules=rules_at(row["requested_at_utc"], history),
         bill=_bill(row),
     )
-    return Step(request.settings, use, row["conversation_id"] is not None, bool(row["is_after_compaction"]))
+    return Step(_settings(row), use, row["conversation_id"] is not None, bool(row["is_after_compaction"]))
 
 
 def _began_s(row: Mapping[str, Any], started_s: float) -> float:
@@ -244,10 +251,11 @@ def _bill(row: Mapping[str, Any]) -> Bill | None:
     )
 
 
-def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
+def _report_rows(
+    tree: PromptTree, requests: Iterable[tuple[dict[str, Any], Step, Explained | None]]
+) -> Iterator[tuple[Any, ...]]:
     headers: dict[tuple[str, str], int | None] = {}
-    rows = simulated.rows.iter_rows(named=True)
-    for row, step, found in zip(rows, simulated.steps, simulated.explained, strict=True):
+    for row, step, found in requests:
         if found is None:
             continue
         agent = (row["conversation_id"], row["agent_id"])
@@ -255,7 +263,7 @@ def _report_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
         headers[agent] = row["billing_header_id"]
         yield (
             *(row[name] for name in ("conversation_id", "request_index", "agent_id", "model", "requested_at_utc")),
-            *_caching(simulated.tree, row, step.use, found),
+            *_caching(tree, row, step.use, found),
             *predicted(found.prediction),
             found.prediction.read.is_billed,
             *_billed(row),

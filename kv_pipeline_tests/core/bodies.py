@@ -12,7 +12,7 @@ from kv_pipeline.core.explain import Explained, Step, explain
 from kv_pipeline.core.hashing import salted_u64
 from kv_pipeline.core.lengths import LengthBook, Ratios
 from kv_pipeline.core.normalise import SegmentKind, normalise
-from kv_pipeline.core.prompts import Breakpoint, PromptTree, Request, Section, Segment, Settings
+from kv_pipeline.core.prompts import Breakpoint, PromptOptions, Request, Section, Segment, Sent, Settings
 
 SALT = b"salt"
 EXACTLY_AS_COUNTED = Ratios(1.0, 1.0, 1.0, 0.0, 7)
@@ -101,12 +101,12 @@ def explain_bodies(
     """
     bodies = Bodies()
     requests = [bodies.request(one) for one in sent]
-    tree = PromptTree(bodies.segments, strips, **options)
+    tree, prompts = Sent(requests, bodies.segments, PromptOptions(strips, **options)).place()
     steps = []
-    for index, (one, request) in enumerate(zip(sent, requests, strict=True)):
+    for index, (one, request, prompt) in enumerate(zip(sent, requests, prompts, strict=True)):
         at_s = float(one.get("at_s", 10 * index))
         use = Use(
-            tree.add(request), one["model"], "ada", one.get("agent", "main"), at_s, at_s + one.get("began_s", 1),
+            prompt, one["model"], "ada", one.get("agent", "main"), at_s, at_s + one.get("began_s", 1),
             minimum_tokens, HISTORY[0], one.get("bill"),
         )  # fmt: skip
         steps.append(Step(request.settings, use, True, one.get("compacted", False)))

@@ -10,7 +10,7 @@ from kv_pipeline.core.api_model import ApiCache, Bill, Use
 from kv_pipeline.core.api_rules import HISTORY, rules_at, with_collapsed_tool_runs
 from kv_pipeline.core.content_blocks import ContentBlock
 from kv_pipeline.core.lengths import LengthBook
-from kv_pipeline.core.prompts import Breakpoint, PromptTree, Request, Section, Segment, Settings
+from kv_pipeline.core.prompts import Breakpoint, Request, Section, Segment, Sent, Settings
 from kv_pipeline_tests import oracle_api
 from kv_pipeline_tests.core.bodies import EXACTLY_AS_COUNTED, MARK, MARK_1H, bill, body, explain_bodies, text, user
 
@@ -69,11 +69,11 @@ def through_the_model(requests, minimum_tokens, rules) -> list[oracle_api.Billed
             segments[numbers[section]] = Segment(None, held)
         messages = tuple(blocks[index][1] * 3 + KINDS.index(blocks[index][2]) for index in parts["messages"])
         built.append(Request(Settings("m"), numbers["tools"], numbers["system"], messages, tuple(breakpoints)))
-    tree = PromptTree(segments)
+    tree, prompts = Sent(built, segments).place()
     cache = ApiCache(tree, LengthBook(tree, {"m": EXACTLY_AS_COUNTED._replace(framing_tokens=0)}))
     found = []
-    for request, (_, _, at_s, began_s, agent) in zip(built, requests, strict=True):
-        use = Use(tree.add(request), "m", "ada", agent, at_s, began_s, minimum_tokens, rules, None)
+    for prompt, (_, _, at_s, began_s, agent) in zip(prompts, requests, strict=True):
+        use = Use(prompt, "m", "ada", agent, at_s, began_s, minimum_tokens, rules, None)
         expected = cache.use(use).bill
         found.append(
             oracle_api.Billed(
@@ -153,9 +153,7 @@ def two_owners(sent):
     from kv_pipeline_tests.core.bodies import Bodies
 
     bodies = Bodies()
-    request = bodies.request(sent)
-    tree = PromptTree(bodies.segments)
-    prompt = tree.add(request)
+    tree, (prompt,) = Sent([bodies.request(sent)], bodies.segments).place()
     return tree, [
         Use(prompt, sent["model"], owner, None, at_s, at_s, 0, HISTORY[0], None) for owner, at_s in (("a", 0), ("b", 9))
     ]

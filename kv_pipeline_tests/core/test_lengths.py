@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kv_pipeline.core.content_blocks import ContentBlock
 from kv_pipeline.core.lengths import TYPICAL, LengthBook, Ratios, learn_ratios
-from kv_pipeline.core.prompts import ROOT, PromptTree, Request, Segment, Settings
+from kv_pipeline.core.prompts import ROOT, Request, Segment, Sent, Settings
 
 
 def block(name, tokens):
@@ -15,8 +15,8 @@ def block(name, tokens):
 
 def book(*tokens, ratios=TYPICAL):
     """A prompt of messages with these counted tokens, and the book of its lengths."""
-    tree = PromptTree({n: Segment("user", (block(n, count),)) for n, count in enumerate(tokens)})
-    end = tree.add(Request(Settings("m"), None, None, tuple(range(len(tokens))), ())).end
+    segments = {n: Segment("user", (block(n, count),)) for n, count in enumerate(tokens)}
+    tree, ((end, _),) = Sent([Request(Settings("m"), None, None, tuple(segments), ())], segments).place()
     nodes = [node for node in reversed(list(tree.prefix(end))) if tree.block[node] is not None]
     return LengthBook(tree, {"m": ratios}), nodes
 

@@ -5,15 +5,14 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_pipeline.core.prompts import ROOT, Breakpoint, PromptTree, Request, Section, Settings
+from kv_pipeline.core.prompts import ROOT, Breakpoint, PromptOptions, Request, Section, Sent, Settings
 from kv_pipeline_tests.core.bodies import MARK, Bodies, assistant, body, marked, text, tool, user
 
 
 def tree_of(*sent, **options):
     bodies = Bodies()
     requests = [bodies.request(one) for one in sent]
-    tree = PromptTree(bodies.segments, **options)
-    return tree, [tree.add(request) for request in requests]
+    return Sent(requests, bodies.segments, PromptOptions(**options)).place()
 
 
 def kinds(tree, end):
@@ -83,7 +82,7 @@ def test_breakpoints_that_point_nowhere_are_no_breakpoints():
     bodies = Bodies()
     request = bodies.request(body(user("a")))
     gone = (Breakpoint(Section.MESSAGES, 9, 0, "5m"), Breakpoint(Section.MESSAGES, 0, 0, "1h"))
-    prompt = PromptTree(bodies.segments).add(request._replace(breakpoints=gone))
+    _, (prompt,) = Sent([request._replace(breakpoints=gone)], bodies.segments).place()
     assert [mark.ttl for mark in prompt.marks] == ["1h"]
 
 
@@ -119,7 +118,7 @@ def test_settings_start_what_they_concern_anew():
 
 
 def test_an_empty_request():
-    tree = PromptTree({})
-    prompt = tree.add(Request(Settings("m"), None, None, (), (Breakpoint(None, 0, 0, "5m"),)))
+    request = Request(Settings("m"), None, None, (), (Breakpoint(None, 0, 0, "5m"),))
+    tree, (prompt,) = Sent([request], {}).place()
     assert prompt.marks == ()
     assert tree.n_tokens(prompt.end) == 0

@@ -4,7 +4,7 @@ from kv_pipeline.core.api_model import Use
 from kv_pipeline.core.api_rules import HISTORY
 from kv_pipeline.core.explain import Step, explain
 from kv_pipeline.core.lengths import LengthBook
-from kv_pipeline.core.prompts import PromptTree
+from kv_pipeline.core.prompts import Sent
 from kv_pipeline.core.scenarios import DESCRIPTIONS, WARM_SHARE, Scenario, what_if
 from kv_pipeline_tests.core.bodies import EXACTLY_AS_COUNTED, MARK, Bodies, assistant, body, marked, text, tool, user
 
@@ -12,14 +12,15 @@ from kv_pipeline_tests.core.bodies import EXACTLY_AS_COUNTED, MARK, Bodies, assi
 def scenarios(*sent, gap_s=10):
     """Read and written tokens of the last request, by scenario."""
     bodies = Bodies()
-    requests = [bodies.request(one) for one in sent]
-    tree = PromptTree(bodies.segments)
+    requests = Sent([bodies.request(one) for one in sent], bodies.segments)
+    tree, prompts = requests.place()
     uses = [
-        Use(tree.add(request), one["model"], "ada", "main", n * gap_s, n * gap_s, 0, HISTORY[0], one.get("bill"))
-        for n, (one, request) in enumerate(zip(sent, requests, strict=True))
+        Use(prompt, one["model"], "ada", "main", n * gap_s, n * gap_s, 0, HISTORY[0], one.get("bill"))
+        for n, (one, prompt) in enumerate(zip(sent, prompts, strict=True))
     ]
     lengths = LengthBook(tree, {use.model: EXACTLY_AS_COUNTED for use in uses})
-    explain(tree, [Step(request.settings, use, True) for request, use in zip(requests, uses, strict=True)], lengths)
+    steps = [Step(request.settings, use, True) for request, use in zip(requests.requests, uses, strict=True)]
+    assert len(list(explain(tree, steps, lengths))) == len(steps)
     found = dict(what_if(requests, uses, tree, lengths))
     assert found.keys() == set(Scenario) == DESCRIPTIONS.keys()
     assert all(len(predictions) == len(sent) for predictions in found.values())
