@@ -46,6 +46,9 @@ SESSION_MARKER: Final = "session"
 """File that exists while a process runs Dagster on the store."""
 _OTHER_FOLDERS: Final = frozenset({"state", "dagster", QUARANTINE})
 _ROW_GROUP_ROWS: Final = 65_536
+PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Of files as they lie on disk, read at a time where a table of any size is gone through; ten times that in memory."""
+PIECE_PARTITIONS: Final = 256
 _UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for damaged files."""
 
@@ -141,23 +144,72 @@ class Store:
         """Put a table into the store piece by piece; it appears when the block ends without an error."""
         return _appending(self, model, partition)
 
-    def read(self, model: pa.DataFrameSchema, partitions: Iterable[str]) -> pl.DataFrame:
+    def read(
+        self, model: pa.DataFrameSchema, partitions: Iterable[str], columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
         """Partitions of a table as one frame; missing ones count as empty.
 
         Files of earlier versions are completed: columns that are newer say what was so then, or nothing.
 
+        Args:
+            model: The table.
+            partitions: Their keys.
+            columns: Only these; the others are not read.
+
         Raises:
             StoreError: A file is damaged.
         """
+        schema = polars_schema(model)
+        columns = schema.names() if columns is None else list(columns)
         names = [self._name(model.name, partition) for partition in partitions]
         self.folder.fetch(names)
         paths = [path for path in map(self.root.joinpath, names) if path.exists()]
         if not paths:
-            return pl.DataFrame(schema=polars_schema(model))
+            return pl.DataFrame(schema=schema).select(columns)
         try:
-            return pl.read_parquet(paths, schema=polars_schema(model), hive_partitioning=False, glob=False)
+            return pl.read_parquet(paths, columns=columns, schema=schema, hive_partitioning=False, glob=False)
         except (*_UNREADABLE, OSError):
-            return pl.concat([self._read_whole(model, path) for path in paths])
+            return pl.concat([self._read_whole(model, path).select(columns) for path in paths])
+
+    def pieces(self, model: pa.DataFrameSchema, partitions: Iterable[str]) -> Iterator[pl.DataFrame]:
+        """Partitions of a table a part at a time, many small ones or some rows of a large one.
+
+        What they take in memory does not grow with the table.
+
+        Raises:
+            StoreError: A file is damaged.
+        """
+        names = {partition: self._name(model.name, partition) for partition in partitions}
+        self.folder.fetch(names.values())
+        small: list[str] = []
+        small_bytes = 0
+        for partition, name in names.items():
+            path = self.root / name
+            n_bytes = path.stat().st_size if path.exists() else 0
+            if n_bytes > PIECE_BYTES:
+                yield from self._row_pieces(model, path, n_bytes)
+                continue
+            small.append(partition)
+            small_bytes += n_bytes
+            if small_bytes > PIECE_BYTES or len(small) == PIECE_PARTITIONS:
+                yield self.read(model, small)
+                small, small_bytes = [], 0
+        if small:
+            yield self.read(model, small)
+
+    def _row_pieces(self, model: pa.DataFrameSchema, path: Path, n_bytes: int) -> Iterator[pl.DataFrame]:
+        """Rows of a large file, some at a time."""
+        rows = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+        try:
+            if rows.collect_schema() != polars_schema(model):  # of an earlier version
+                yield self._read_whole(model, path)
+                return
+            n_rows = rows.select(pl.len()).collect().item()
+            n_at_a_time = max(1, n_rows * PIECE_BYTES // n_bytes)
+            for first in range(0, n_rows, n_at_a_time):
+                yield rows.slice(first, n_at_a_time).collect()
+        except _UNREADABLE as error:
+            raise self._damage(path) from error
 
     def select(
         self, model: pa.DataFrameSchema, partition: str, columns: Sequence[str], where: pl.Expr | None = None
@@ -395,6 +447,25 @@ def judge(model: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
         where = getattr(error.schema, "name", None) or model.name
         reason = getattr(error.reason_code, "value", error.reason_code)
         raise StoreError(f"Table {model.name} breaks its model at {where}: {reason}.") from None
+
+
+def judge_all(model: pa.DataFrameSchema, frames: Iterable[pl.DataFrame]) -> int:
+    """Judge a table that comes in pieces.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        StoreError: As `judge`.
+    """
+    n_rows = 0
+    keys = []
+    for frame in frames:
+        n_rows += judge(model, frame).height
+        keys.append(frame.select(model.unique))
+    if model.unique and len(keys) > 1 and pl.concat(keys).is_duplicated().any():  # within a piece none are
+        raise StoreError(f"Table {model.name} breaks its model: {', '.join(model.unique)} are not unique.")
+    return n_rows
 
 
 @contextlib.contextmanager

@@ -21,10 +21,17 @@ from kv_pipeline.quarantine import is_sound, verify
 from kv_pipeline.schemas.columns import column, frame_of, polars_schema, table
 from kv_pipeline.schemas.quick import surely_holds
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_ANSWERS
-from kv_pipeline.store import Store, judge
+from kv_pipeline.store import Store, judge, judge_all
 from kv_pipeline.store_settings import FORMAT_VERSION, SALT_VARIABLE, empty_for_rebuild, replace_salt
 
 SMALL = table("small", "One row per thing.", unique=["a"], columns={"a": column(pl.UInt32(), "A number.")})
+
+PAIRS = table(
+    "pairs",
+    "One row per thing.",
+    unique=["a"],
+    columns={"a": column(pl.UInt32(), "A number."), "b": column(pl.UInt32(), "Another.", nullable=True)},
+)
 
 
 def small(*values):
@@ -323,6 +330,64 @@ def test_the_quick_check_and_pandera_agree(values):
         assert not surely_holds(SMALL, frame)
     else:
         assert surely_holds(SMALL, frame)
+
+
+def test_some_columns_can_be_read_alone(store):
+    store.write(SMALL, "p", small(1))
+    assert store.read(PAIRS, ["p"], ["a"]).columns == store.read(PAIRS, [], ["a"]).columns == ["a"]
+    assert store.read(SMALL, ["p"], ["a"])["a"].to_list() == [1]
+
+
+@pytest.mark.parametrize("n_at_a_time", [1, 2, 1000])
+def test_a_table_comes_in_pieces(store, monkeypatch, n_at_a_time):
+    monkeypatch.setattr("kv_pipeline.store.PIECE_PARTITIONS", n_at_a_time)
+    keys = ["p", "q", "missing", "r"]
+    for first, key in enumerate(["p", "q", "r"]):
+        store.write(SMALL, key, small(first, first + 10))
+    pieces = list(store.pieces(SMALL, keys))
+    assert pl.concat(pieces).equals(store.read(SMALL, keys))
+    assert len(pieces) == -(-len(keys) // n_at_a_time)
+
+
+@pytest.mark.parametrize("piece_bytes", [0, 1, 400, 10**6])
+def test_large_files_come_some_rows_at_a_time(store, monkeypatch, piece_bytes):
+    with store.write_stream(SMALL, "p") as append:
+        append(small(*range(700)))
+        append(small(*range(700, 1000)))
+    store.write(SMALL, "q", small(1))
+    monkeypatch.setattr("kv_pipeline.store.PIECE_BYTES", piece_bytes)
+    pieces = list(store.pieces(SMALL, ["p", "q"]))
+    assert pl.concat(pieces).equals(store.read(SMALL, ["p", "q"]))
+    assert (len(pieces) > 2) == (piece_bytes < 1000)
+
+
+def test_pieces_of_an_earlier_version_are_completed(store, monkeypatch):
+    store.path("pairs", "p").parent.mkdir()
+    small(1, 2).write_parquet(store.path("pairs", "p"))
+    monkeypatch.setattr("kv_pipeline.store.PIECE_BYTES", 0)
+    assert pl.concat(store.pieces(PAIRS, ["p"])).rows() == store.read(PAIRS, ["p"]).rows() == [(1, None), (2, None)]
+    assert store.read(PAIRS, ["p"], ["b"]).rows() == [(None,), (None,)]
+
+
+def test_damage_is_named_in_pieces(store, monkeypatch):
+    store.write(SMALL, "p", small(1))
+    store.path("small", "p").write_bytes(b"PAR1 no more")
+    monkeypatch.setattr("kv_pipeline.store.PIECE_BYTES", 0)
+    with pytest.raises(StoreError, match="damaged"):
+        list(store.pieces(SMALL, ["p"]))
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=3), max_size=3))
+def test_judging_pieces_is_judging_the_whole(pieces):
+    frames = [small(*values) for values in pieces]
+    whole = small(*(value for values in pieces for value in values))
+    try:
+        judge(SMALL, whole)
+    except StoreError:
+        with pytest.raises(StoreError, match="Table small breaks its model"):
+            judge_all(SMALL, frames)
+    else:
+        assert judge_all(SMALL, frames) == whole.height
 
 
 # --- Damage -----------------------------------------------------------------------------------------------------------

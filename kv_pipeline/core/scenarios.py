@@ -38,13 +38,11 @@ DESCRIPTIONS: Final = {
     Scenario.WARM_PREFIX_75: "75 % of each cold tools and system prefix was warm",
 }
 
-Predictions = list[Prediction]
-
 
 def what_if(
     sent: Sent, uses: Sequence[Use], tree: PromptTree, lengths: LengthBook
-) -> Iterator[tuple[Scenario, Predictions]]:
-    """Predictions of every scenario for each request, in order of time; one scenario at a time, as they are large.
+) -> Iterator[tuple[Scenario, Iterable[Prediction]]]:
+    """Predictions of every scenario for each request, in order of time; to be gone through before the next scenario.
 
     Args:
         sent: The requests.
@@ -52,9 +50,9 @@ def what_if(
         tree: Their prompts as sent.
         lengths: What all bills say of it.
     """
-    as_sent = _predict(tree, uses, lengths)
+    as_sent = list(_predict(tree, uses, lengths))
 
-    def rearranged(change: Callable[[Segment], Segment]) -> Predictions:
+    def rearranged(change: Callable[[Segment], Segment]) -> Iterable[Prediction]:
         other, prompts = sent.rearranged(change).place()
         if len(other.parent) == len(tree.parent):  # no prefix became common that was not
             return as_sent
@@ -65,12 +63,11 @@ def what_if(
     yield Scenario.LIFETIME_1H, _predict(tree, map(_for_an_hour, uses), lengths)
     yield Scenario.STABLE_TOOLS, rearranged(_with_sorted_tools)
     yield Scenario.STABLE_SYSTEM, rearranged(_without_volatile_parts)
-    yield Scenario.WARM_PREFIX_75, [_warmed(tree, lengths, *pair) for pair in zip(uses, as_sent, strict=True)]
+    yield Scenario.WARM_PREFIX_75, (_warmed(tree, lengths, *pair) for pair in zip(uses, as_sent, strict=True))
 
 
-def _predict(tree: PromptTree, uses: Iterable[Use], lengths: LengthBook) -> Predictions:
-    cache = ApiCache(tree, lengths, learns=False)
-    return [cache.use(use) for use in uses]
+def _predict(tree: PromptTree, uses: Iterable[Use], lengths: LengthBook) -> Iterator[Prediction]:
+    return map(ApiCache(tree, lengths, learns=False).use, uses)
 
 
 def _lengths_of(tree: PromptTree, uses: Sequence[Use]) -> LengthBook:

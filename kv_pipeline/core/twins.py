@@ -6,10 +6,18 @@ turn is recorded twice, and the repetition reads everything from the cache that 
 
 from __future__ import annotations
 
+from typing import Final
+
 import polars as pl
 
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.requests import MESSAGE_INDEX
+
+INDEXED: Final = (
+    "database_id", "row_id", "requested_at_utc", "is_streaming", "outcome", "message_id", "message_segments",
+    "content_id",
+)  # fmt: skip
+"""What of RAW_REQUESTS the index is made of."""
 
 
 def index_messages(raw_requests: pl.DataFrame) -> pl.DataFrame:

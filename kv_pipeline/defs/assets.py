@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from kv_pipeline import progress
+from kv_pipeline import memory, progress
 from kv_pipeline.defs import checks
 from kv_pipeline.defs.event_log import delete_dynamic_partitions
 from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
@@ -57,7 +57,9 @@ def raw_requests(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
         counts = {"requests": content.requests.height, "notices": len(content.skips)}
         partition_done("raw_requests", key, time.monotonic() - started_s, **counts)
         advance(1)
-    frame = store.read(requests.RAW_REQUESTS, keys)
+        del content
+    memory.give_back()
+    frame = store.read(requests.RAW_REQUESTS, keys, ["request_id"])
     return dg.MaterializeResult(
         metadata={
             **row_counts(store, requests.RAW_REQUESTS, keys, frame.height),
@@ -91,7 +93,7 @@ def message_index(context: dg.AssetExecutionContext, pipeline: PipelineResource)
         index = index_database(store, key)
         partition_done("message_index", key, time.monotonic() - started_s, messages=index.height)
         advance(1)
-    frame = store.read(requests.MESSAGE_INDEX, keys)
+    frame = store.read(requests.MESSAGE_INDEX, keys, ["message_id", "twin_role"])
     twins = frame.filter(pl.col("twin_role") == "replay_twin").height
     return dg.MaterializeResult(
         metadata={**row_counts(store, requests.MESSAGE_INDEX, keys, frame.height), "replay_twins": twins},
@@ -142,6 +144,8 @@ def conversation_index(
         counts = {"requests": made.tables[0].height, "notices": len(made.skips)}
         partition_done("conversation_index", user, time.monotonic() - started_s, **counts)
         advance(1)
+        del made
+    memory.give_back()
     to_make = _register_conversations(context.instance, store)
     known = conversations(store)
     indexed = store.partitions(conversation_tables.CONVERSATIONS.name)
@@ -199,6 +203,7 @@ def tokenized_blocks(context: dg.AssetExecutionContext, pipeline: PipelineResour
     store = pipeline.open_store()
     keys = _indexed(store, keys_of_run(context))
     made = steps.tokenize_conversations(store, keys, progress.counter("tokenized_blocks", len(keys)))
+    memory.give_back()
     return dg.MaterializeResult(
         metadata=row_counts(store, blocks.TOKENIZED_BLOCKS, keys, made.n_rows),
         check_results=[checks.schema_result(store, [blocks.TOKENIZED_BLOCKS], keys)],
@@ -249,7 +254,7 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
     users = sorted({key.partition("/")[0] for key in keys})
     with store.alone() as is_alone:  # else the last of the runs that share the store does it
         fleet = _rolled_up(context, store, keys[-1]) if is_alone else {}
-    report = store.read(blocks.VALIDATION_REPORT, keys)
+    tokens = store.read(blocks.VALIDATION_REPORT, keys, ["prompt_tokens", "hit_tokens", "billed_prompt_tokens"])
     return dg.MaterializeResult(
         metadata={
             **row_counts(store, blocks.VALIDATION_REPORT, keys, made.n_rows),
@@ -265,8 +270,8 @@ def validation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
                 (explanations.WHAT_IF, users),
                 (explanations.CONTENT_BLOCKS, [key for user in users for key in user_databases(store, user)]),
             ),
-            checks.billed_ratio(report),
-            checks.hits_within_input(report),
+            checks.billed_ratio(tokens),
+            checks.hits_within_input(tokens),
         ],
     )
 

@@ -10,7 +10,7 @@ import pandera.polars as pa
 import polars as pl
 
 from kv_pipeline.errors import StoreError
-from kv_pipeline.store import Store, judge
+from kv_pipeline.store import Store, judge_all
 
 SCHEMA_CHECK: Final = "matches_schema"
 MIN_MATCH_RATE: Final = 0.95
@@ -50,7 +50,7 @@ def schema_result(
     n_rows = 0
     try:
         for model, keys in [*((model, partitions) for model in models), *others]:
-            n_rows += judge(model, store.read(model, keys)).height
+            n_rows += judge_all(model, store.pieces(model, keys))
     except StoreError as error:
         return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=False, metadata={"problem": str(error)})
     return dg.AssetCheckResult(check_name=SCHEMA_CHECK, passed=True, metadata={"rows_checked": n_rows})

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from kv_pipeline.core.twins import index_messages
+from kv_pipeline.core.twins import INDEXED, index_messages
 from kv_pipeline.errors import Skip
 from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.columns import frame_of
@@ -104,7 +104,7 @@ def _has_lost_rows(store: Store, database_id: str, requests: pl.DataFrame) -> bo
 def index_database(store: Store, database_id: str) -> pl.DataFrame:
     """Write and return a database's message_index."""
     content = store.state(CONTENT_STATE).get(database_id, "")
-    index = index_messages(store.read(RAW_REQUESTS, [database_id]))
+    index = index_messages(store.read(RAW_REQUESTS, [database_id], INDEXED))
     store.write(MESSAGE_INDEX, database_id, index)
     store.update_state(MESSAGE_INDEX_STATE, {database_id: content})
     return index

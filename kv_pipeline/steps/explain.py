@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import polars as pl
@@ -27,10 +27,12 @@ def explain_user(store: Store, user_id: str) -> pl.DataFrame:
     """Write a user's cache_report and what_if; returns the former."""
     fingerprint = report_fingerprint(store, user_id)
     simulated = simulate(store, [user_id])
-    store.write(CACHE_REPORT, user_id, simulated.report)
-    store.write(WHAT_IF, user_id, _scenarios(simulated))
+    report, scenarios = simulated.report, _scenarios(simulated)
+    del simulated  # large, and done with
+    store.write(CACHE_REPORT, user_id, report)
+    store.write(WHAT_IF, user_id, scenarios)
     store.update_state(CACHE_REPORT_STATE, {user_id: fingerprint})
-    return simulated.report
+    return report
 
 
 def _scenarios(simulated: Simulated) -> pl.DataFrame:
@@ -66,7 +68,9 @@ def report_fingerprint(store: Store, user_id: str) -> str:
     return f"{CACHE_REPORT_VERSION}.{CONTENT_BLOCKS_VERSION}-{digest}"
 
 
-def _what_if_rows(rows: pl.DataFrame, scenario: Scenario, predictions: list[Prediction]) -> Iterator[tuple[Any, ...]]:
+def _what_if_rows(
+    rows: pl.DataFrame, scenario: Scenario, predictions: Iterable[Prediction]
+) -> Iterator[tuple[Any, ...]]:
     places = rows.select("conversation_id", "request_index", "model").iter_rows()
     for place, prediction in zip(places, predictions, strict=True):
         if place[0] is not None:

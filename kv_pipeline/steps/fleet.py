@@ -8,6 +8,7 @@ from typing import Final
 
 import polars as pl
 
+from kv_pipeline import memory
 from kv_pipeline.core.validation import report_rows, shared_hits, summarise
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.steps.explain import explain_user, stale_reports
@@ -21,18 +22,9 @@ def roll_up(store: Store) -> pl.DataFrame:
     """Write and return VALIDATION_SUMMARY of everything in the store, and the cache_report of users that changed."""
     for user_id in stale_reports(store):
         explain_user(store, user_id)
+    memory.give_back()
     keys = store.partitions(VALIDATION_REPORT.name)
-    report = store.read(VALIDATION_REPORT, keys)
-    requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop(
-        "scope", "lifetime", "hit_blocks", "hit_tokens"
-    )
-    by_conversation = {
-        str(key): frame
-        for (key,), frame in store.read(TOKENIZED_BLOCKS, keys).group_by("conversation_id", maintain_order=True)
-    }
-    block_size = store.settings.block_size
-    shared = [report_rows(requests, hits, block_size) for hits in _shared(by_conversation) if hits.height]
-    summary = summarise(pl.concat([report, *shared]), block_size)
+    summary = pl.concat(_summaries(store, keys)).sort(VALIDATION_SUMMARY.unique)
     fingerprint = roll_up_fingerprint(store)
     store.write(VALIDATION_SUMMARY, FLEET, summary)
     store.update_state(VALIDATION_SUMMARY.name, {FLEET: fingerprint})
@@ -44,6 +36,24 @@ def roll_up_fingerprint(store: Store) -> str:
     return hashlib.blake2b(
         repr(sorted(store.state(VALIDATION_REPORT.name).items())).encode(), digest_size=16
     ).hexdigest()
+
+
+def _summaries(store: Store, keys: list[str]) -> Iterator[pl.DataFrame]:
+    """Sums of each scope; rows of one at a time, as they are many."""
+    block_size = store.settings.block_size
+    report = store.read(VALIDATION_REPORT, keys)
+    yield summarise(report, block_size)
+    requests = report.unique(_REQUEST, keep="first", maintain_order=True).drop(
+        "scope", "lifetime", "hit_blocks", "hit_tokens"
+    )
+    del report
+    by_conversation = {
+        str(key): frame
+        for (key,), frame in store.read(TOKENIZED_BLOCKS, keys).group_by("conversation_id", maintain_order=True)
+    }
+    for hits in _shared(by_conversation):
+        if hits.height:
+            yield summarise(report_rows(requests, hits, block_size), block_size)
 
 
 def _shared(by_conversation: dict[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -25,7 +25,7 @@ from kv_pipeline.core.prompts import (
     Settings,
     breakpoints_of,
 )
-from kv_pipeline.schemas.columns import frame_of
+from kv_pipeline.schemas.columns import frame_of, polars_schema
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.explanations import CACHE_REPORT
 from kv_pipeline.schemas.requests import MESSAGE_INDEX, RAW_REQUESTS
@@ -42,9 +42,8 @@ _IN_ORDER: Final = ["requested_at_utc", "n_messages", "database_id", "row_id"]
 _SETTINGS: Final = ("model", "speed_id", "context_management_id", "thinking_id", "tool_choice_id")
 _SEGMENTS: Final = ("tools_segment", "system_segment", "message_segments")
 _SENT: Final = (*_SEGMENTS, "breakpoints")
-_REQUEST: Final = (*_SETTINGS, *_SENT)
 _NEEDED: Final = (
-    *_IN_ORDER, *_REQUEST, "user_id", "agent", "conversation_id", "request_index", "agent_id", "is_after_compaction",
+    *_IN_ORDER, *_SETTINGS, "user_id", "agent", "conversation_id", "request_index", "agent_id", "is_after_compaction",
     "n_breakpoints", "billing_header_id", "ttft_s", "completed_at_utc", "api_time_s", "input_tokens", "output_tokens",
     "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "has_applied_edits", "cache_miss_reason",
     "cache_missed_input_tokens", "noted_reason", "noted_tokens",
@@ -94,21 +93,32 @@ class Simulated(NamedTuple):
 
 
 class _Requests:
-    """Requests of rows, made anew each time they are gone through: all of a user's would take too much memory."""
+    """Requests of rows, made anew each time they are gone through: all of a user's would take too much memory.
 
-    def __init__(self, rows: pl.DataFrame) -> None:
-        self._rows = rows
+    Args:
+        rows: The requests.
+        recorded: What these and others sent, by database and row.
+        first_numbers: Per database the number of its first segment.
+    """
+
+    def __init__(self, rows: pl.DataFrame, recorded: pl.DataFrame, first_numbers: Mapping[str, int]) -> None:
+        places = recorded.select(_ROW).with_row_index("place")
+        self._rows = rows.select(*_ROW, *_SETTINGS).join(places, on=_ROW, how="left", maintain_order="left").drop(_ROW)
+        self._recorded = recorded.select("database_id", *_SENT)
+        self._first = pl.col("database_id").replace_strict(first_numbers, return_dtype=pl.UInt32())
 
     def __iter__(self) -> Iterator[Request]:
         for part in self._rows.iter_slices(_ROWS_AT_A_TIME):
-            yield from map(_request, part.iter_rows(named=True))
+            sent = self._recorded[part["place"]].with_columns(pl.col(_SEGMENTS) + self._first)
+            yield from map(_request, part.hstack(sent).iter_rows(named=True))
 
 
 def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCUMENTED) -> Simulated:
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
-    prompts = load_prompts(store, [database for user_id in users for database in user_databases(store, user_id)])
-    found = pl.concat([_rows(store, user_id, prompts.first_numbers) for user_id in users]).sort(_IN_ORDER)
-    rows, requests = found.drop(_SENT), _Requests(found.select(_REQUEST))
+    databases = [database for user_id in users for database in user_databases(store, user_id)]
+    prompts = load_prompts(store, databases)
+    rows = pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
+    requests = _Requests(rows, store.read(RAW_REQUESTS, databases, [*_ROW, *_SENT]), prompts.first_numbers)
     strippers, minima = _strippers(rows), _minima(rows)
 
     def simulated(*, drops_headers: bool) -> Simulated:
@@ -145,8 +155,8 @@ def _n_exact(found: Simulated) -> int:
     return billed.filter(pl.col("predicted_read_tokens") == pl.col("billed_read_tokens").fill_null(0)).height
 
 
-def _rows(store: Store, user_id: str, first_numbers: Mapping[str, int]) -> pl.DataFrame:
-    """Every request of a user that used the cache, in numbers of prompts, with its place in a conversation if any."""
+def _rows(store: Store, user_id: str) -> pl.DataFrame:
+    """Every request of a user that used the cache, with its place in a conversation if it has one."""
     databases = user_databases(store, user_id)
     requests = store.read(CONVERSATION_REQUESTS, [user_id])
     diagnoses = (
@@ -160,25 +170,25 @@ def _rows(store: Store, user_id: str, first_numbers: Mapping[str, int]) -> pl.Da
         "noted_tokens", row_id="billed_row_id",
     )  # fmt: skip
     agents = (
-        store.read(MESSAGE_INDEX, databases)
-        .select(*_ROW, "billed_row_id")
+        store.read(MESSAGE_INDEX, databases, [*_ROW, "billed_row_id"])
         .join(traced, left_on=["database_id", "billed_row_id"], right_on=_ROW)
         .select(*_ROW, agent=pl.struct("conversation_id", "agent_id"))
     )
     copies = store.read(UNINDEXED_REQUESTS, [user_id]).filter(pl.col("reason") == "duplicate")
+    kept = {"outcome", "routed_model", *_NEEDED, *_SENT}
+    recorded = store.read(RAW_REQUESTS, databases, [name for name in polars_schema(RAW_REQUESTS) if name in kept])
     return (
-        store.read(RAW_REQUESTS, databases)
-        .filter(pl.col("outcome").is_in(_BEGUN))
-        .join(copies, on=_ROW, how="anti")
-        .join(traced, on=_ROW, how="left")
-        .join(agents, on=_ROW, how="left")
-        .with_columns(
+        recorded.with_columns(
             model=pl.coalesce("routed_model", "model"),
             n_messages=pl.col("message_segments").list.len(),
             n_breakpoints=pl.col("breakpoints").list.len(),
             user_id=pl.lit(user_id),
         )
-        .with_columns(pl.col(_SEGMENTS) + pl.col("database_id").replace_strict(first_numbers, return_dtype=pl.UInt32()))
+        .drop(_SENT)
+        .filter(pl.col("outcome").is_in(_BEGUN))
+        .join(copies, on=_ROW, how="anti")
+        .join(traced, on=_ROW, how="left")
+        .join(agents, on=_ROW, how="left")
         .select(_NEEDED)
     )
 

@@ -21,7 +21,7 @@ def scenarios(*sent, gap_s=10):
     lengths = LengthBook(tree, {use.model: EXACTLY_AS_COUNTED for use in uses})
     steps = [Step(request.settings, use, True) for request, use in zip(requests.requests, uses, strict=True)]
     assert len(list(explain(tree, steps, lengths))) == len(steps)
-    found = dict(what_if(requests, uses, tree, lengths))
+    found = {scenario: list(predictions) for scenario, predictions in what_if(requests, uses, tree, lengths)}
     assert found.keys() == set(Scenario) == DESCRIPTIONS.keys()
     assert all(len(predictions) == len(sent) for predictions in found.values())
     return {scenario: predictions[-1].bill for scenario, predictions in found.items()}
