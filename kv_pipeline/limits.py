@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from kv_pipeline.errors import UsageError
+from kv_pipeline.environment import whole_number
 
 PAYLOAD_VARIABLE: Final = "KV_PIPELINE_MAX_PAYLOAD_BYTES"
 LINKS_VARIABLE: Final = "KV_PIPELINE_FOLLOW_LINKS"
@@ -17,14 +17,9 @@ def max_payload_bytes() -> int:
     """Largest request, answer or line that is read.
 
     Raises:
-        UsageError: The setting is no positive whole number.
+        UsageError: The setting is no whole number of at least 1.
     """
-    text = os.environ.get(PAYLOAD_VARIABLE)
-    if not text:
-        return MAX_PAYLOAD_BYTES
-    if not text.isdigit() or int(text) == 0:
-        raise UsageError(f"{PAYLOAD_VARIABLE} is {text!r}, not a number of bytes.")
-    return int(text)
+    return whole_number(PAYLOAD_VARIABLE, "bytes") or MAX_PAYLOAD_BYTES
 
 
 def follows_links() -> bool:

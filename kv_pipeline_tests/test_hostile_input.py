@@ -120,5 +120,5 @@ class TestSizes:
     @pytest.mark.parametrize("text", ["much", "-1", "0", "1.5"])
     def test_a_limit_that_is_none(self, monkeypatch, text):
         monkeypatch.setenv(PAYLOAD_VARIABLE, text)
-        with pytest.raises(UsageError, match="not a number of bytes"):
+        with pytest.raises(UsageError, match="not a whole number of bytes"):
             max_payload_bytes()

@@ -18,6 +18,7 @@ from kv_pipeline.atomic import write_bytes
 from kv_pipeline.defs.checks import quality_spec
 from kv_pipeline.defs.resources import PipelineResource
 from kv_pipeline.defs.thresholds import Thresholds, graded
+from kv_pipeline.environment import number
 from kv_pipeline.prices.loading import load_prices
 from kv_pipeline.remote.names import REPORTS
 from kv_pipeline.remote.url import location
@@ -36,8 +37,7 @@ _NAME: Final = "nightly_report"
 
 
 def _retention_days() -> float | None:
-    text = os.environ.get(RETENTION_VARIABLE)
-    return float(text) if text else None
+    return number(RETENTION_VARIABLE, "days", at_least=0)
 
 
 class NightlyConfig(dg.Config):

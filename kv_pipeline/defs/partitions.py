@@ -7,14 +7,14 @@ while holding or sharing it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
 import dagster as dg
 
 from kv_pipeline.defs.event_log import move_dynamic_partitions_to_end
-from kv_pipeline.errors import StoreError, UsageError
+from kv_pipeline.environment import whole_number
+from kv_pipeline.errors import StoreError
 
 DATABASES: Final = dg.DynamicPartitionsDefinition(name="databases")
 CONVERSATIONS: Final = dg.DynamicPartitionsDefinition(name="conversations")
@@ -27,12 +27,8 @@ BATCH_TAG: Final = "kv_pipeline/batch"
 
 def backfill_policy() -> dg.BackfillPolicy:
     """One run for all partitions of a backfill, or one for so many as the environment says, to spread over workers."""
-    size = os.environ.get(BATCH_VARIABLE)
-    if not size:
-        return dg.BackfillPolicy.single_run()
-    if not size.isdigit() or not int(size):
-        raise UsageError(f"{BATCH_VARIABLE} is the most partitions of a run: a number of at least 1, not {size!r}.")
-    return dg.BackfillPolicy.multi_run(int(size))
+    size = whole_number(BATCH_VARIABLE, "partitions")
+    return dg.BackfillPolicy.single_run() if size is None else dg.BackfillPolicy.multi_run(size)
 
 
 def claim_range(

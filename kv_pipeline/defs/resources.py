@@ -13,6 +13,7 @@ from pydantic import Field
 
 from kv_pipeline.defs.jobs import CONVERSATION_ASSETS
 from kv_pipeline.defs.partitions import BATCH_TAG
+from kv_pipeline.environment import number
 from kv_pipeline.errors import StoreError
 from kv_pipeline.landing import Landing, direct, discover
 from kv_pipeline.remote.url import location, refuse_overlap
@@ -32,7 +33,8 @@ def _store() -> str:
 
 
 def _settle_s() -> float:
-    return float(os.environ.get("KV_PIPELINE_SETTLE_S", DEFAULT_SETTLE_S))
+    seconds = number("KV_PIPELINE_SETTLE_S", "seconds", at_least=0)
+    return DEFAULT_SETTLE_S if seconds is None else seconds
 
 
 class PipelineResource(dg.ConfigurableResource[Any]):

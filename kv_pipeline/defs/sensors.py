@@ -4,7 +4,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from kv_pipeline.defs.jobs import JOBS, index_conversations, ingest_databases, make_conversations
 from kv_pipeline.defs.partitions import CONVERSATIONS, DATABASES, claim_range
 from kv_pipeline.defs.resources import PipelineResource
+from kv_pipeline.environment import whole_number
 from kv_pipeline.errors import UsageError
 from kv_pipeline.landing import Landing
 from kv_pipeline.steps import plan
@@ -28,7 +28,7 @@ from kv_pipeline.steps.settled import Settled, settled
 from kv_pipeline.store import Store
 
 INTERVAL_VARIABLE: Final = "KV_PIPELINE_SENSOR_S"
-DEFAULT_INTERVAL_S: Final = "30"
+DEFAULT_INTERVAL_S: Final = 30
 REQUEST_TAG: Final = "kv_pipeline/request"
 """Tag of runs that the sensor requested: digest of what is to be done."""
 MAX_LOST: Final = 3
@@ -99,7 +99,7 @@ class _Busy(Exception):  # noqa: N818 - a state, not an error
 
 @dg.sensor(
     jobs=JOBS,
-    minimum_interval_seconds=int(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL_S)),
+    minimum_interval_seconds=whole_number(INTERVAL_VARIABLE, "seconds") or DEFAULT_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=DESCRIPTION,
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
 
-from kv_pipeline.errors import UsageError
+from kv_pipeline.environment import number
 
 PREFIX: Final = "KV_PIPELINE_ALERT_"
 
@@ -22,11 +21,8 @@ def _from_environment(name: str, default: float) -> Callable[[], float]:
     variable = PREFIX + name.upper()
 
     def read() -> float:
-        text = os.environ.get(variable)
-        try:
-            return default if text is None else float(text)
-        except ValueError:
-            raise UsageError(f"{variable} is {text!r}, not a number.") from None
+        found = number(variable)
+        return default if found is None else found
 
     return read
 

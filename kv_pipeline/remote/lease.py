@@ -8,7 +8,6 @@ finds it changed has lost it.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import uuid
@@ -17,7 +16,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from kv_pipeline.errors import KvPipelineError, StoreError, UsageError
+from kv_pipeline.environment import number
+from kv_pipeline.errors import KvPipelineError, StoreError
 from kv_pipeline.remote.objects import Objects, Version, unconditional
 
 LEASE: Final = "writer.lease"
@@ -55,14 +55,7 @@ class Times(NamedTuple):
         Raises:
             UsageError: It is no number of at least a second.
         """
-        text = os.environ.get(EXPIRY_VARIABLE)
-        try:
-            expire_s = float(text) if text else DEFAULT_EXPIRY_S
-        except ValueError:
-            expire_s = 0.0
-        if not LEAST_EXPIRY_S <= expire_s < float("inf"):
-            raise UsageError(f"{EXPIRY_VARIABLE} is {text!r}, not a number of seconds of at least {LEAST_EXPIRY_S:g}.")
-        return cls.of_expiry(expire_s)
+        return cls.of_expiry(number(EXPIRY_VARIABLE, "seconds", at_least=LEAST_EXPIRY_S) or DEFAULT_EXPIRY_S)
 
 
 class _Content(msgspec.Struct, frozen=True):
