@@ -16,6 +16,9 @@ from typing import Final, NamedTuple
 from kv_pipeline.core.content_blocks import BILLING_HEADER, DEFERRED_TOOL, THINKING, ContentBlock
 
 ROOT: Final = 0
+_NUMBER_BITS: Final = 40
+"""Numbers of nodes and segments are below 2 to the power of this."""
+_CONTENT_ID_BITS: Final = 64
 
 
 class Section(IntEnum):
@@ -217,25 +220,30 @@ class Sent(NamedTuple):
 
 
 class _GrowingTree:
-    """A tree while requests are added; what finds a node's children is needed no longer than that."""
+    """A tree while requests are added; what finds a node's children is needed no longer than that.
+
+    Its keys are numbers made of numbers, since there are several for every request and tuples take twice the memory.
+    """
 
     def __init__(self, segments: Mapping[int, Segment], options: PromptOptions) -> None:
         self._segments = segments
         self._options = options
         self._left_out = {DEFERRED_TOOL, BILLING_HEADER} if options.drops_headers else {DEFERRED_TOOL}
         self.tree = PromptTree()
-        self._child: dict[tuple[Hashable, ...], int] = {}
-        self._after: dict[tuple[int, int, bool], int] = {}
+        self._with_setting: dict[tuple[int, Hashable], int] = {}
+        self._with_block: dict[int, int] = {}
+        self._labels: dict[tuple[Hashable, ...], int] = {}
+        self._after: dict[int, int] = {}
+        self._mark: dict[tuple[int, str], Mark] = {}
 
     def add(self, request: Request) -> Prompt:
         """Place a request in the tree."""
         settings = request.settings
-        node = self._step(ROOT, (settings.model,), Section.SETTINGS, None, 0)
+        node = self._set(ROOT, settings.model)
         tools = node = self._through(node, request.tools, Section.TOOLS)
-        node = self._step(node, ("whole", settings.whole), Section.SETTINGS, None, 0)
+        node = self._set(node, ("whole", settings.whole))
         system = node = self._through(node, request.system, Section.SYSTEM)
-        key = ("messages", settings.thinking, settings.tool_choice)
-        node = self._step(node, key, Section.SETTINGS, None, 0)
+        node = self._set(node, ("messages", settings.thinking, settings.tool_choice))
         ends = self._along(node, request.messages, self._n_stripped(request))
         end = ends[-1] if ends else node
         return Prompt(end, self._marks(request, end, {Section.TOOLS: [tools], Section.SYSTEM: [system],
@@ -249,11 +257,12 @@ class _GrowingTree:
         after = self._after
         ends = []
         for index, number in enumerate(messages):
-            key = (node, number, index < n_stripped)
+            strips = index < n_stripped
+            key = node << _NUMBER_BITS + 1 | number << 1 | strips
             end = after.get(key)
             if end is None:
                 segment = self._segment(number)
-                end = after[key] = self._over_blocks(node, segment, Section.MESSAGES, index, strips=key[2])
+                end = after[key] = self._over_blocks(node, segment, Section.MESSAGES, index, strips=strips)
             node = end
             ends.append(node)
         return ends
@@ -269,18 +278,21 @@ class _GrowingTree:
                 continue
             place = item if section is Section.MESSAGES else index
             is_flipped = self._options.flips_matter and block.is_string
-            key = (section, segment.role, is_first, is_flipped, block.content_id)
-            node, is_first = self._step(node, key, section, block, place), False
+            label = self._labels.setdefault((section, segment.role, is_first, is_flipped), len(self._labels))
+            key = (label << _NUMBER_BITS | node) << _CONTENT_ID_BITS | block.content_id
+            after = self._with_block.get(key)
+            if after is None:
+                after = self._with_block[key] = self.tree.append(node, section, block, place)
+            node, is_first = after, False
         return node
 
-    def _step(
-        self, node: int, key: tuple[Hashable, ...], section: Section, block: ContentBlock | None, item: int
-    ) -> int:
-        step = (node, *key)
-        child = self._child.get(step)
-        if child is None:
-            child = self._child[step] = self.tree.append(node, section, block, item)
-        return child
+    def _set(self, node: int, setting: Hashable) -> int:
+        """Over something that changes the meaning of what follows."""
+        key = (node, setting)
+        after = self._with_setting.get(key)
+        if after is None:
+            after = self._with_setting[key] = self.tree.append(node, Section.SETTINGS, None, 0)
+        return after
 
     def _n_stripped(self, request: Request) -> int:
         """Messages whose thinking the model drops: those before the last one that is no tool result."""
@@ -298,7 +310,8 @@ class _GrowingTree:
             node = self._marked(request, breakpoint_, end, ends)
             if node is not None:
                 marks[node] = breakpoint_.ttl
-        return tuple(sorted((Mark(*mark) for mark in marks.items()), key=lambda mark: self.tree.depth[mark.node]))
+        found = [self._mark.setdefault(mark, Mark(*mark)) for mark in marks.items()]
+        return tuple(sorted(found, key=lambda mark: self.tree.depth[mark.node]))
 
     def _marked(
         self, request: Request, breakpoint_: Breakpoint, end: int, ends: Mapping[Section, Sequence[int]]

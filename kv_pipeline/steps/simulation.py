@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -216,24 +217,37 @@ def _request(row: Mapping[str, Any]) -> Request:
 
 
 def _settings(row: Mapping[str, Any]) -> Settings:
-    model, speed, context_management, thinking, tool_choice = map(row.__getitem__, _SETTINGS)
-    return Settings(model, (speed, context_management), thinking, tool_choice)
+    return _settings_of(*map(row.__getitem__, _SETTINGS))
+
+
+@lru_cache(maxsize=1024)
+def _settings_of(
+    model: str, speed: int | None, context_management: int | None, thinking: int | None, tool_choice: int | None
+) -> Settings:
+    """One object for all that are equal: few differ."""
+    return Settings(intern(model), (speed, context_management), thinking, tool_choice)
+
+
+@lru_cache(maxsize=1024)
+def _agent(conversation_id: str, agent_id: str) -> tuple[str, str]:
+    """One object for all of an agent's requests, which mostly follow each other."""
+    return conversation_id, agent_id
 
 
 def _step(prompt: Prompt, row: dict[str, Any], minima: Mapping[str, int], history: tuple[Rules, ...]) -> Step:
-    started_s = row["requested_at_utc"].timestamp()
+    started_s, settings = row["requested_at_utc"].timestamp(), _settings(row)
     use = Use(
         prompt=prompt,
-        model=intern(row["model"]),
+        model=settings.model,
         owner=intern(row["user_id"]),
-        agent=None if row["agent"] is None else tuple(map(intern, row["agent"].values())),
+        agent=None if row["agent"] is None else _agent(*row["agent"].values()),
         started_s=started_s,
         began_s=_began_s(row, started_s),
         minimum_tokens=_minimum_tokens(row, minima),
         rules=rules_at(row["requested_at_utc"], history),
         bill=_bill(row),
     )
-    return Step(_settings(row), use, row["conversation_id"] is not None, bool(row["is_after_compaction"]))
+    return Step(settings, use, row["conversation_id"] is not None, bool(row["is_after_compaction"]))
 
 
 def _began_s(row: Mapping[str, Any], started_s: float) -> float:
