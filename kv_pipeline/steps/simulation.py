@@ -70,6 +70,11 @@ class ModelOptions(NamedTuple):
     rules: tuple[Rules, ...] = HISTORY
 
 
+PREDICTED: Final = (
+    "predicted_read_tokens", "predicted_write_5m_tokens", "predicted_write_1h_tokens", "predicted_input_tokens",
+)  # fmt: skip
+"""Columns of what the model expects of a request."""
+
 AS_DOCUMENTED: Final = ModelOptions()
 
 
@@ -305,7 +310,7 @@ def _caching(tree: PromptTree, row: Mapping[str, Any], use: Use, found: Explaine
 
 
 def predicted(prediction: Prediction) -> tuple[int, int, int, int]:
-    """Expected tokens in the order of the tables: read, 5-minute write, 1-hour write, uncached."""
+    """Expected tokens, in the order of `PREDICTED`."""
     bill = prediction.bill
     return (bill.read_tokens, bill.write_5m_tokens, bill.write_1h_tokens, bill.input_tokens)
 
