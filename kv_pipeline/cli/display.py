@@ -34,9 +34,12 @@ SHORT_ID = 8
 """Characters of a session's name that tell it apart, as `export --conversation-id` takes them."""
 _NARROW = 140
 """Terminals below this width get short names and times."""
-
-
 _SHOWN_OF_A_REASON = 3
+
+
+def say_waiting() -> None:
+    """Tell that another process writes the store."""
+    print("kv-pipeline: another command or run is working on this store; waiting for it.", file=sys.stderr)  # noqa: T201
 
 
 def print_file_notices(notices: Iterable[Skip]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import console, print_json, print_table, showing_progress
-from kv_pipeline.cli.run import print_notices, say_waiting
+from kv_pipeline.cli.display import console, print_json, print_table, say_waiting, showing_progress
+from kv_pipeline.cli.run import print_notices
 from kv_pipeline.export.transcripts import write_transcripts
 from kv_pipeline.remote.url import Location, refuse_overlap
 from kv_pipeline.reports.summary import conversation_list, not_traced

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from kv_pipeline.cli.display import console, print_json
+from kv_pipeline.cli.display import console, print_json, say_waiting
 from kv_pipeline.cli.tables import open_existing, require_store
 from kv_pipeline.errors import UsageError
 from kv_pipeline.landing import Landing, discover
@@ -32,7 +31,7 @@ def purge_command(
         raise UsageError("Say how old content must be with --older-than DAYS, or take all of it with --all.")
     store = open_existing(where)
     before = None if older_than_days is None else datetime.now(UTC) - timedelta(days=older_than_days)
-    with store.writing(_say_waiting):
+    with store.writing(say_waiting):
         if user_id is not None:
             _check_user(store, user_id)
         store.sweep()
@@ -63,7 +62,7 @@ def forget_command(
     from kv_pipeline.steps.forget import begin_to_forget, forget_user
 
     store = open_existing(where)
-    with store.writing(_say_waiting):
+    with store.writing(say_waiting):
         begin_to_forget(store, user_id)
         with open_instance(store.root) as instance:
             history = forget_partitions(instance, home_of(store.root), user_id)
@@ -98,12 +97,12 @@ def rotate_command(where: Location, inbox: Location, *, drop_lost: bool, as_json
     from kv_pipeline.steps.renew import renew_salt
 
     require_store(where)
-    n_lost = renew_salt(where, discover(inbox), drop_lost=drop_lost, on_wait=_say_waiting)
+    n_lost = renew_salt(where, discover(inbox), drop_lost=drop_lost, on_wait=say_waiting)
     store = Store.open(where)
     with open_instance(store.root) as instance:
         forget_all_partitions(instance)
     with showing_progress():
-        outcome = bring_up_to_date(store, Inputs(inbox), on_wait=_say_waiting)
+        outcome = bring_up_to_date(store, Inputs(inbox), on_wait=say_waiting)
     if as_json:
         print_json({"n_lost_recordings": n_lost, "recomputed_partitions": outcome.recomputed})
     else:
@@ -146,7 +145,3 @@ def _landing(inbox: Location) -> Landing:
         if isinstance(inbox, Path) and inbox.is_dir():
             raise
         return Landing()
-
-
-def _say_waiting() -> None:
-    print("kv-pipeline: a run is working on this store; waiting for it.", file=sys.stderr)  # noqa: T201

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from kv_pipeline.cli.display import SHORT_ID, console, is_narrow, print_json, print_table, showing_progress
+from kv_pipeline.cli.display import (
+    SHORT_ID,
+    console,
+    is_narrow,
+    print_json,
+    print_table,
+    say_waiting,
+    showing_progress,
+)
 from kv_pipeline.cluster.shared_folder import folder_for_workers
 from kv_pipeline.logs import to_stderr
 from kv_pipeline.remote.url import Location, refuse_overlap
@@ -81,11 +88,6 @@ def run_command(
     elapsed_s = time.monotonic() - started
     (_print_json if as_json else _print)(store, outcome, elapsed_s)
     return outcome.has_left_out
-
-
-def say_waiting() -> None:
-    """Tell that another process writes the store."""
-    print("kv-pipeline: another run is working on this store; waiting for it.", file=sys.stderr)  # noqa: T201
 
 
 def _print(store: Store, outcome: RunOutcome, elapsed_s: float) -> None:
