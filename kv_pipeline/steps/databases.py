@@ -19,6 +19,7 @@ from kv_pipeline.sources.claude_trace.reader import LogReader
 from kv_pipeline.sources.har.reader import HarReader
 from kv_pipeline.steps.versions import RAW_REQUESTS_VERSION
 from kv_pipeline.store import Store
+from kv_pipeline.token_process import prepare
 
 RAW_REQUESTS_STATE: Final = "raw_requests"
 CONTENT_STATE: Final = "raw_requests.content"
@@ -52,6 +53,7 @@ def ingest_database(store: Store, file: DatabaseFile) -> Recording:
 
     A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
     """
+    prepare()  # what is read will be tokenised
     with store.working_on(RAW_REQUESTS.name, file.database_id):
         return _ingest_alone(store, file)
 
