@@ -10,6 +10,7 @@ import polars as pl
 
 from kv_pipeline.core.twins import index_messages
 from kv_pipeline.errors import Skip
+from kv_pipeline.garbage import only_new_objects
 from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import CLAUDE_TRACE, HAR, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
@@ -58,6 +59,7 @@ def ingest_database(store: Store, file: DatabaseFile) -> Recording:
         return _ingest_alone(store, file)
 
 
+@only_new_objects()
 def _ingest_alone(store: Store, file: DatabaseFile) -> Recording:
     try:
         content = _ingest(store, file)
