@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import importlib.util
 import os
 import subprocess
@@ -30,6 +31,8 @@ from kv_pipeline.errors import VocabularyError
 _WORKER: Final = Path(__file__).parent / "token_worker.py"
 _CHUNK_BYTES: Final = 65_536
 """Text sent at a time: enough that sending costs little, little enough that the first tokens are there soon."""
+_PIPE_BYTES: Final = 1024 * 1024
+"""Most that Linux lets anybody have: a chunk and its answer fit, so that neither side waits for the other to read."""
 
 
 class _Request:
@@ -41,7 +44,7 @@ class _Request:
 
 
 class TokenProcess:
-    """The process; one request is under way at a time, so neither side ever waits for the other to read.
+    """The process; one request is under way at a time, so it reads whatever is written to it.
 
     Args:
         command: What to run.
@@ -53,6 +56,8 @@ class TokenProcess:
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of ours)
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
         )
+        for end in (self._input, self._output):
+            _widen(end)
         self._under_way: _Request | None = None
         self._lock = threading.Lock()
         self.owner = os.getpid()
@@ -94,8 +99,7 @@ class TokenProcess:
         request = self._under_way = _Request(texts)
         lengths = np.array([len(texts), *map(len, texts)], np.uint32).tobytes()
         with contextlib.suppress(OSError, ValueError):  # it is gone, which the answer will show
-            self._input.write(lengths)
-            self._input.writelines(texts)
+            self._input.write(b"".join([lengths, *texts]))
             self._input.flush()
         return request
 
@@ -158,6 +162,11 @@ def close() -> None:
 def _own() -> TokenProcess | None:
     """The process that this one started: pipes that a fork inherits are the parent's."""
     return next((process for process in _started if process.owner == os.getpid()), None)
+
+
+def _widen(pipe: BinaryIO) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, or no more memory for pipes: only slower
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[bytes]]:
