@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -121,7 +122,18 @@ def _pipeline(landing: Path, store_path: Path) -> dict[str, Any]:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process and those it has started: their peaks added up, though they need not have come together."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + sum(map(_peak_mb_of, _children()))
+
+
+def _children() -> list[str]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [child for children in tasks for child in children.read_text().split()]
+
+
+def _peak_mb_of(process_id: str) -> float:
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
+    return int(peak) / 1024
 
 
 SIDES = {"reference": _reference, "pipeline": _pipeline}

@@ -37,15 +37,14 @@ UNSEALED: Final = {"kv_pipeline.digest": _MARK.decode() + "0" * _DIGEST_LENGTH}
 Stamp = tuple[int, int, int]
 
 
-def seal(path: Path) -> None:
+def seal(file: BinaryIO) -> None:
     """Write a Parquet file's digest into it, in the place that `UNSEALED` keeps for it in its footer."""
-    with path.open("r+b") as file:
-        place = _place_of_digest(file)
-        if place is None:
-            raise ValueError("the file was not written with UNSEALED among its metadata")
-        digest = _digest(file, place)
-        file.seek(place)
-        file.write(digest)
+    place = _place_of_digest(file)
+    if place is None:
+        raise ValueError("the file was not written with UNSEALED among its metadata")
+    digest = _digest(file, place)
+    file.seek(place)
+    file.write(digest)
 
 
 def is_sound(path: Path) -> bool:

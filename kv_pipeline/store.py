@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,10 +136,16 @@ class Store:
     def write_many(self, model: pa.DataFrameSchema, partitions: Iterable[tuple[str, pl.DataFrame]]) -> None:
         """Put frames that `check` has passed into the store."""
         metadata = {"kv_pipeline": msgspec.json.encode(self._described(model)).decode(), **UNSEALED}
+        folders = set()
         for partition, frame in partitions:
-            with self.replacing(self.path(model.name, partition)) as temporary:
-                frame.write_parquet(temporary, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata)
-                seal(temporary)
+            path, content = self.path(model.name, partition), io.BytesIO()
+            frame.write_parquet(content, compression="zstd", row_group_size=_ROW_GROUP_ROWS, metadata=metadata)
+            seal(content)
+            with _renamed(path) as temporary:
+                temporary.write_bytes(content.getbuffer())
+            folders.add(path.parent)
+        for folder in folders:
+            sync(folder)
 
     def write_stream(self, model: pa.DataFrameSchema, partition: str) -> contextlib.AbstractContextManager[Appender]:
         """Put a table into the store piece by piece; it appears when the block ends without an error."""
@@ -279,15 +286,9 @@ class Store:
     @contextlib.contextmanager
     def replacing(self, path: Path) -> Iterator[Path]:
         """A temporary path that becomes `path` when the block ends without an error."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
-        try:
+        with _renamed(path) as temporary:
             yield temporary
-            sync(temporary)
-            temporary.replace(path)
-            sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        sync(path.parent)
 
     @contextlib.contextmanager
     def writing(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
@@ -469,6 +470,19 @@ def judge_all(model: pa.DataFrameSchema, frames: Iterable[pl.DataFrame]) -> int:
 
 
 @contextlib.contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """As `Store.replacing`; what the folder says outlives a power cut only once that is synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{this_process()}-{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Iterator[Appender]:
     arrow_schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
     described = msgspec.json.encode(store._described(model))
@@ -476,7 +490,8 @@ def _appending(store: Store, model: pa.DataFrameSchema, partition: str) -> Itera
         with pq.ParquetWriter(temporary, arrow_schema, compression="zstd") as writer:
             writer.add_key_value_metadata({"kv_pipeline": described.decode(), **UNSEALED})
             yield Appender(model, lambda frame: writer.write_table(frame.to_arrow()))
-        seal(temporary)
+        with temporary.open("r+b") as file:
+            seal(file)
 
 
 def _refuse_to_wait() -> None:

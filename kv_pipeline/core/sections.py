@@ -16,13 +16,13 @@ lives beside the tests, which compare the two.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 
 from kv_pipeline.core.hashing import TokenIds
-from kv_pipeline.core.tokenizer import Encode
+from kv_pipeline.core.tokenizer import Encode, Engine
 
 _NOT_ALPHANUMERIC: Final = "".join(set(map(chr, range(128))) - set(string.ascii_letters + string.digits))
 _NO_TOKENS: Final[TokenIds] = np.empty(0, dtype=np.uint32)
@@ -79,12 +79,24 @@ class SectionTokenizer:
         self._tokens: dict[Key, TokenIds] = {}
         self._tails: dict[Piece, str] = {}
         self._uncuttable = {number for number, content in segments.items() if not starts_after_cut(content.text)}
+        self._to_come: set[Key] = set()
+        self._coming: Iterator[tuple[Key, TokenIds]] = iter(())
+
+    @classmethod
+    def ahead(cls, engine: Engine, segments: Mapping[int, SegmentContent]) -> SectionTokenizer:
+        """One whose engine is told all long runs of the segments at once, and may be ahead of what is asked for."""
+        tokenizer = cls(engine.encode, segments)
+        runs = [section_run(n) if n in tokenizer._uncuttable else _head_run((n,)) for n in segments]
+        tokenizer._to_come = set(runs)
+        tokenizer._coming = zip(runs, engine.stream(map(tokenizer._run_text, runs)), strict=True)
+        return tokenizer
 
     def tokens(self, key: Key) -> TokenIds:
         """Token ids of a run, shape (n,)."""
         known = self._tokens.get(key)
         if known is None:
-            known = self._tokens[key] = self._tokenise(key)
+            self._take(key) if key in self._to_come else self._keep(key, self._encode(self._run_text(key)))
+            known = self._tokens[key]
         return known
 
     def opening(self, messages: Sequence[int]) -> list[Key]:
@@ -111,13 +123,11 @@ class SectionTokenizer:
 
     def piece_runs(self, piece: Piece, *, is_last: bool) -> tuple[Key, Key]:
         """The two runs of a piece: its head, and the end that depends on whether a piece follows."""
-        head = ("head", *piece)
-        if piece not in self._tails:
+        tail = self._tails.get(piece)
+        if tail is None:
             text = self._text(piece)
-            head_text = text.rstrip(_NOT_ALPHANUMERIC)
-            self._tails[piece] = text[len(head_text) :]
-            self._tokens[head] = self._with_payloads(piece, head_text)
-        return head, ("text", self._tails[piece] + ("]" if is_last else ',{"'))
+            tail = self._tails[piece] = text[len(_head(text)) :]
+        return _head_run(piece), ("text", tail + ("]" if is_last else ',{"'))
 
     def runs(self, request: RequestSegments) -> list[Key]:
         """All runs of a request; concatenated, their tokens are the prompt's token ids."""
@@ -126,15 +136,25 @@ class SectionTokenizer:
         sections = [section_run(number) for number in (request.tools, request.system) if number is not None]
         return [*sections, *self.opening(request.messages), *(run for runs in ends for run in runs)]
 
-    def _tokenise(self, key: Key) -> TokenIds:
-        kind, argument = key
-        if kind == "text":
-            return self._encode(str(argument))
-        number = int(str(argument))
-        return self._with_payloads((number,), self._segments[number].text)
+    def _take(self, key: Key) -> None:
+        """What the engine has made ahead, up to a run."""
+        for run, tokens in self._coming:
+            self._to_come.discard(run)
+            self._keep(run, tokens)
+            if run == key:
+                return
 
-    def _with_payloads(self, piece: Piece, text: str) -> TokenIds:
-        return np.concatenate([*(self._segments[number].payload_tokens for number in piece), self._encode(text)])
+    def _keep(self, key: Key, tokens: TokenIds) -> None:
+        kind, *numbers = key
+        payloads = [] if kind == "text" else [self._segments[number].payload_tokens for number in _piece(numbers)]
+        self._tokens[key] = np.concatenate([*payloads, tokens]) if any(map(len, payloads)) else tokens
+
+    def _run_text(self, key: Key) -> str:
+        kind, *numbers = key
+        if kind == "text":
+            return str(numbers[0])
+        piece = _piece(numbers)
+        return self._segments[piece[0]].text if kind == "section" else _head(self._text(piece))
 
     def _text(self, piece: Piece) -> str:
         text = ",".join([self._segments[number].text for number in piece])
@@ -144,3 +164,16 @@ class SectionTokenizer:
 def section_run(number: int) -> Key:
     """The run of the tools or system section, which is tokenised whole."""
     return ("section", number)
+
+
+def _head_run(piece: Piece) -> Key:
+    """The run of a piece up to its last letter or digit."""
+    return ("head", *piece)
+
+
+def _piece(numbers: Sequence[object]) -> Piece:
+    return cast("Piece", numbers)
+
+
+def _head(text: str) -> str:
+    return text.rstrip(_NOT_ALPHANUMERIC)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,18 @@ CL100K_PATTERN: Final = (
 
 Encode = Callable[[str], TokenIds]
 """Text to token ids, shape (n,), dtype uint32."""
+
+
+class Engine(NamedTuple):
+    """What tokenises, and where.
+
+    Attributes:
+        encode: One text.
+        stream: Texts in order, some of them ahead of what is taken.
+    """
+
+    encode: Encode
+    stream: Callable[[Iterable[str]], Iterator[TokenIds]]
 
 
 def verified_vocabulary() -> bytes:
@@ -70,3 +82,14 @@ def encoder() -> Encode:
     verified_vocabulary()
     tokenizer = gigatoken.Tokenizer.from_tiktoken(VOCABULARY_PATH, pretokenizer="cl100k")
     return lambda text: np.asarray(tokenizer.encode(text), dtype=np.uint32)
+
+
+def is_loaded() -> bool:
+    """Whether this process has the vocabulary."""
+    return bool(encoder.cache_info().currsize)
+
+
+@cache
+def local_engine() -> Engine:
+    """The engine in this process."""
+    return Engine(encoder(), partial(map, encoder()))

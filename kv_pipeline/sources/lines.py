@@ -8,6 +8,8 @@ from typing import BinaryIO, Final
 from kv_pipeline.limits import max_payload_bytes
 
 BOM: Final = b"\xef\xbb\xbf"
+BUFFER_BYTES: Final = 64 * 1024
+"""To open such a file with: lines are longer than Python's buffer, and would be put together of pieces."""
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024
 """Longest line that is ever read: a bound on memory, whatever `limits.max_payload_bytes` says."""
 

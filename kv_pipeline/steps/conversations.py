@@ -13,9 +13,9 @@ import pandera.polars as pa
 import polars as pl
 
 from kv_pipeline.core.sections import SectionTokenizer
-from kv_pipeline.core.tokenizer import encoder
 from kv_pipeline.core.traces import trace_rows, with_resets
 from kv_pipeline.core.validation import billed_requests, conversation_hits, report_rows
+from kv_pipeline.garbage import only_new_objects
 from kv_pipeline.logs import partition_done
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, CONVERSATIONS
@@ -24,6 +24,7 @@ from kv_pipeline.steps.segments import content_types, load_segments
 from kv_pipeline.steps.tokenizing import tokenize_conversation
 from kv_pipeline.steps.versions import TOKENIZED_BLOCKS_VERSION, TRACES_VERSION, VALIDATION_VERSION
 from kv_pipeline.store import Store, check
+from kv_pipeline.token_process import engine
 
 BATCH_SEGMENTS: Final = 8192
 """Distinct segments tokenised at a time; about 25 MB of text in real traffic."""
@@ -61,11 +62,11 @@ def tokenize_conversations(store: Store, keys: Iterable[str], progress: Progress
     Raises:
         StoreError: Their segments were purged.
     """
-    encode = encoder()
+    tokens_by = engine()
 
     def frames(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
         segments = load_segments(store, requests)
-        tokenizer = SectionTokenizer(encode, segments.contents)
+        tokenizer = SectionTokenizer.ahead(tokens_by, segments.contents)
         for conversation in requests.partition_by("conversation_id", maintain_order=True):
             yield tokenize_conversation(store.salt, store.settings.block_size, tokenizer, segments, conversation)
 
@@ -95,6 +96,7 @@ def validate_conversations(store: Store, keys: Iterable[str], progress: Progress
     return _make(store, VALIDATION_REPORT, keys, frames, progress)
 
 
+@only_new_objects()
 def _make(
     store: Store,
     model: pa.DataFrameSchema,

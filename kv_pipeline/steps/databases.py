@@ -10,6 +10,7 @@ import polars as pl
 
 from kv_pipeline.core.twins import INDEXED, index_messages
 from kv_pipeline.errors import Skip
+from kv_pipeline.garbage import only_new_objects
 from kv_pipeline.landing import DatabaseFile
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import CLAUDE_TRACE, HAR, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
@@ -19,6 +20,7 @@ from kv_pipeline.sources.claude_trace.reader import LogReader
 from kv_pipeline.sources.har.reader import HarReader
 from kv_pipeline.steps.versions import RAW_REQUESTS_VERSION
 from kv_pipeline.store import Store
+from kv_pipeline.token_process import prepare
 
 RAW_REQUESTS_STATE: Final = "raw_requests"
 CONTENT_STATE: Final = "raw_requests.content"
@@ -52,10 +54,12 @@ def ingest_database(store: Store, file: DatabaseFile) -> Recording:
 
     A file that has become unusable, or gives fewer rows for its damage, leaves what was read earlier in place.
     """
+    prepare()  # what is read will be tokenised
     with store.working_on(RAW_REQUESTS.name, file.database_id):
         return _ingest_alone(store, file)
 
 
+@only_new_objects()
 def _ingest_alone(store: Store, file: DatabaseFile) -> Recording:
     try:
         content = _ingest(store, file)

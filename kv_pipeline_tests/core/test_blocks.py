@@ -15,7 +15,7 @@ from kv_pipeline.core.normalise import SegmentKind
 from kv_pipeline.core.paths import block_paths
 from kv_pipeline.core.payloads import Payload, payload_tokens
 from kv_pipeline.core.sections import RequestSegments, SectionTokenizer, SegmentContent
-from kv_pipeline.core.tokenizer import encoder, reference_encoder
+from kv_pipeline.core.tokenizer import encoder, local_engine, reference_encoder
 from kv_pipeline.sources.interning import SegmentInterner
 from kv_pipeline_tests import oracle
 from kv_pipeline_tests import strategies as some
@@ -27,14 +27,15 @@ NOTHING = np.empty(0, dtype=np.uint32)
 class Hashed:
     """Requests put through segments and the block tree."""
 
-    def __init__(self, bodies, block_size, encode=None, ascii_only=True, keep_billing_header=False):
+    def __init__(self, bodies, block_size, encode=None, ascii_only=True, keep_billing_header=False, is_ahead=False):
         self.rows = []
         self._ascii_only = ascii_only
         self._interner = SegmentInterner(SALT, keep_billing_header, self.rows.extend)
         requests = [self._segments(body) for body in bodies]
         self._interner.flush()
         contents = {index: self._content(text, payloads) for index, *_, text, payloads in self.rows}
-        tokenizer = SectionTokenizer(encode or encoder(), contents)
+        ahead = SectionTokenizer.ahead(local_engine(), contents)
+        tokenizer = ahead if is_ahead else SectionTokenizer(encode or encoder(), contents)
         tree = BlockTree(SALT, block_size, tokenizer)
         self.blocks = [tree.add(request) for request in requests]
         self.tokens = [
@@ -79,9 +80,10 @@ def assert_as_defined(bodies, block_size, **options):
 
 
 @settings(max_examples=250)
-@given(some.bodies(), some.sizes, st.booleans(), st.booleans())
-def test_blocks_are_those_of_the_whole_strings(bodies, block_size, ascii_only, keep):
-    hashed = assert_as_defined(bodies, block_size, ascii_only=ascii_only, keep_billing_header=keep)
+@given(some.bodies(), some.sizes, st.booleans(), st.booleans(), st.booleans())
+def test_blocks_are_those_of_the_whole_strings(bodies, block_size, ascii_only, keep, is_ahead):
+    options = {"ascii_only": ascii_only, "keep_billing_header": keep, "is_ahead": is_ahead}
+    hashed = assert_as_defined(bodies, block_size, **options)
     stored = [h for b in hashed.blocks for h in b.new_hashes]
     assert len(stored) == len(set(stored)), "a block is stored once"
 
@@ -132,8 +134,9 @@ ODD = {"1": 2, "content": [{"source": IMAGE}]}
     ],
 )
 @pytest.mark.parametrize("block_size", [1, 5])
-def test_odd_requests(bodies, block_size):
-    assert_as_defined(bodies, block_size)
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_odd_requests(bodies, block_size, is_ahead):
+    assert_as_defined(bodies, block_size, is_ahead=is_ahead)
 
 
 def test_the_same_tokens_in_other_sections_are_the_same_blocks():

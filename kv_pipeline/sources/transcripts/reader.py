@@ -31,8 +31,7 @@ MAIN_AGENT: Final = "main"
 _SYNTHETIC_MODEL: Final = "<synthetic>"
 _AGENT_FOLDER: Final = "subagents"
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-# By how early they are found: most lines are these two, and name themselves near their beginning.
-_WANTED: Final = (b'"user"', b'"assistant"', b'"toolUseResult"', b'"compact_boundary"', b'"fork-context-ref"')
+_ALSO_WANTED: Final = (b'"toolUseResult"', b'"compact_boundary"', b'"fork-context-ref"')
 
 
 class AnswerRecord(NamedTuple):
@@ -117,7 +116,7 @@ def read_transcript(path: Path, source: str) -> Transcript:
     try:
         if path.exists() and not path.is_file():
             raise OSError(0, "it is no regular file")
-        with path.open("rb") as file:
+        with path.open("rb", buffering=lines.BUFFER_BYTES) as file:
             for number, line in enumerate(lines.lines_of(file), start=1):
                 reading.line(number, line)
     except OSError as error:
@@ -148,7 +147,8 @@ class _Reading:
             self._skip(number, "long_line", f"the line is longer than {self._max_line_bytes:,} bytes")
             return
         line = line.removeprefix(lines.BOM) if number == 1 else line
-        if not any(word in line for word in _WANTED):
+        # Most lines are one of these two, and name themselves near their beginning.
+        if not (b'"user"' in line or b'"assistant"' in line or any(word in line for word in _ALSO_WANTED)):
             self._check(number, line)
             return
         try:
