@@ -15,8 +15,8 @@ import polars as pl
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.traces import trace_rows, with_resets
 from kv_pipeline.core.validation import billed_requests, conversation_hits, report_rows
-from kv_pipeline.memory import only_new_objects
 from kv_pipeline.logs import partition_done
+from kv_pipeline.memory import only_new_objects
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, CONVERSATIONS
 from kv_pipeline.schemas.requests import RAW_REQUESTS

@@ -10,8 +10,8 @@ import polars as pl
 
 from kv_pipeline.core.twins import INDEXED, index_messages
 from kv_pipeline.errors import Skip
-from kv_pipeline.memory import only_new_objects
 from kv_pipeline.landing import DatabaseFile
+from kv_pipeline.memory import only_new_objects
 from kv_pipeline.schemas.columns import frame_of
 from kv_pipeline.schemas.requests import CLAUDE_TRACE, HAR, MESSAGE_INDEX, RAW_REQUESTS, SEGMENTS, SKIPPED_INPUT
 from kv_pipeline.sources.anthropic_messages.rows import Recording
