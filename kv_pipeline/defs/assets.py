@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from kv_pipeline import memory, progress
+from kv_pipeline import memory, progress, token_process
 from kv_pipeline.defs import checks
 from kv_pipeline.defs.event_log import delete_dynamic_partitions
 from kv_pipeline.defs.metadata import column_schema, notice_counts, row_counts
@@ -203,6 +203,7 @@ def tokenized_blocks(context: dg.AssetExecutionContext, pipeline: PipelineResour
     store = pipeline.open_store()
     keys = _indexed(store, keys_of_run(context))
     made = steps.tokenize_conversations(store, keys, progress.counter("tokenized_blocks", len(keys)))
+    token_process.close()  # reading the next database starts another
     memory.give_back()
     return dg.MaterializeResult(
         metadata=row_counts(store, blocks.TOKENIZED_BLOCKS, keys, made.n_rows),
