@@ -164,3 +164,13 @@ def test_the_worker_answers_until_its_input_ends():
     token_worker.serve(str(tokenizer.VOCABULARY_PATH), io.BytesIO(request * 2), answers)
     ids = oracle.encode("two words")
     assert answers.getvalue() == struct.pack(f"={2 + len(ids)}I", len(ids), 0, *ids) * 2
+
+
+def test_what_was_let_go_is_loaded_when_it_is_needed(nothing_loaded):
+    token_process.prepare()
+    assert lists(token_process.engine().stream(TEXTS)) == expected(TEXTS)
+    tokenizer.local_engine()
+    token_process.let_go()
+    assert not tokenizer.is_loaded()
+    assert token_process.engine() is tokenizer.local_engine()
+    assert lists(token_process.engine().stream(TEXTS)) == expected(TEXTS)

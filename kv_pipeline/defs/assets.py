@@ -203,7 +203,7 @@ def tokenized_blocks(context: dg.AssetExecutionContext, pipeline: PipelineResour
     store = pipeline.open_store()
     keys = _indexed(store, keys_of_run(context))
     made = steps.tokenize_conversations(store, keys, progress.counter("tokenized_blocks", len(keys)))
-    token_process.close()  # reading the next database starts another
+    token_process.let_go()  # reading the next database starts another
     memory.give_back()
     return dg.MaterializeResult(
         metadata=row_counts(store, blocks.TOKENIZED_BLOCKS, keys, made.n_rows),

@@ -8,10 +8,12 @@ from typing import Final
 
 import polars as pl
 
-from kv_pipeline import memory
+from kv_pipeline import memory, token_process
 from kv_pipeline.core.validation import report_rows, shared_hits, summarise
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.steps.explain import explain_user, stale_reports
+from kv_pipeline.steps.index import user_databases
+from kv_pipeline.steps.prompts import describe_segments
 from kv_pipeline.store import Store
 
 FLEET: Final = "fleet"
@@ -20,7 +22,12 @@ _REQUEST: Final = ["conversation_id", "request_index"]
 
 def roll_up(store: Store) -> pl.DataFrame:
     """Write and return VALIDATION_SUMMARY of everything in the store, and the cache_report of users that changed."""
-    for user_id in stale_reports(store):
+    stale = stale_reports(store)
+    for database_id in [key for user_id in stale for key in user_databases(store, user_id)]:
+        describe_segments(store, database_id)
+    token_process.let_go()  # all that is to be tokenised was, and explaining takes much memory
+    memory.give_back()
+    for user_id in stale:
         explain_user(store, user_id)
     memory.give_back()
     keys = store.partitions(VALIDATION_REPORT.name)
