@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import polars as pl
@@ -17,6 +17,8 @@ from kv_pipeline.steps.prompts import describe_segments
 from kv_pipeline.store import Store
 
 FLEET: Final = "fleet"
+ROWS_AT_A_TIME: Final = 200_000
+"""Rows of hits that are summed at a time."""
 _REQUEST: Final = ["conversation_id", "request_index"]
 
 
@@ -58,9 +60,23 @@ def _summaries(store: Store, keys: list[str]) -> Iterator[pl.DataFrame]:
         str(key): frame
         for (key,), frame in store.read(TOKENIZED_BLOCKS, keys).group_by("conversation_id", maintain_order=True)
     }
-    for hits in _shared(by_conversation):
-        if hits.height:
-            yield summarise(report_rows(requests, hits, block_size), block_size)
+    for hits in _gathered(_shared(by_conversation)):
+        yield summarise(report_rows(requests, hits, block_size), block_size)
+
+
+def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Frames put together until they have many rows: users are many, and most have few."""
+    held: list[pl.DataFrame] = []
+    n_rows = 0
+    for frame in frames:
+        if frame.height:
+            held.append(frame)
+            n_rows += frame.height
+        if n_rows > ROWS_AT_A_TIME:
+            yield pl.concat(held)
+            held, n_rows = [], 0
+    if held:
+        yield pl.concat(held)
 
 
 def _shared(by_conversation: dict[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:
