@@ -167,16 +167,17 @@ class Store:
             StoreError: A file is damaged.
         """
         schema = polars_schema(model)
-        columns = schema.names() if columns is None else list(columns)
+        wanted = schema.names() if columns is None else list(columns)
         names = [self._name(model.name, partition) for partition in partitions]
         self.folder.fetch(names)
         paths = [path for path in map(self.root.joinpath, names) if path.exists()]
         if not paths:
-            return pl.DataFrame(schema=schema).select(columns)
+            return pl.DataFrame(schema={name: schema[name] for name in wanted})
+        some = None if columns is None else wanted
         try:
-            return pl.read_parquet(paths, columns=columns, schema=schema, hive_partitioning=False, glob=False)
+            return pl.read_parquet(paths, columns=some, schema=schema, hive_partitioning=False, glob=False)
         except (*_UNREADABLE, OSError):
-            return pl.concat([self._read_whole(model, path).select(columns) for path in paths])
+            return pl.concat([self._read_whole(model, path).select(wanted) for path in paths])
 
     def pieces(self, model: pa.DataFrameSchema, partitions: Iterable[str]) -> Iterator[pl.DataFrame]:
         """Partitions of a table a part at a time, many small ones or some rows of a large one.

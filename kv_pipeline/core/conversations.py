@@ -13,6 +13,7 @@ from typing import NamedTuple
 import polars as pl
 
 from kv_pipeline.core.recovered import Recovered
+from kv_pipeline.queries import collected
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.conversations import AGENTS, CONVERSATION_REQUESTS, CONVERSATIONS, UNINDEXED_REQUESTS
 from kv_pipeline.schemas.requests import APPROXIMATE, MOST_EXACT_FIRST, REBUILT
@@ -51,19 +52,20 @@ def index_conversations(
         compactions: One row per compaction boundary.
         recovered: Answers and agents of sessions that no transcript records; none of those above.
     """
-    transcribed = agents.select("session_id").unique()
+    transcribed = agents.lazy().select("session_id").unique()
     if recovered is not None:
         answers, agents = pl.concat([answers, recovered.answers]), pl.concat([agents, recovered.agents])
         compactions = pl.concat([compactions, recovered.compactions])
-    rows = raw_requests.with_columns(n_messages=pl.col("message_segments").list.len())
     owned = owners(answers, agents)
-    turns = _turns(rows, message_index, owned)
-    requests = _placed(user_id, turns, _after_compaction(owned, compactions))
+    rows, index = raw_requests.lazy(), message_index.lazy()
+    turns = _turns(rows, index, owned.lazy())
+    requests = _placed(user_id, turns, _after_compaction(owned.lazy(), compactions.lazy())).pipe(collected)
+    known = _conversations(user_id, requests, owned.lazy(), agents, compactions.lazy(), transcribed)
     return ConversationIndex(
         requests=requests.select(polars_schema(CONVERSATION_REQUESTS).names()),
-        agents=_agents(user_id, agents, requests),
-        unindexed=_unindexed(rows, message_index, requests),
-        conversations=_conversations(user_id, requests, owned, agents, compactions, transcribed),
+        agents=_agents(user_id, agents.lazy(), requests.lazy()).pipe(collected),
+        unindexed=_unindexed(rows, index, requests.lazy()).pipe(collected),
+        conversations=known.pipe(collected),
     )
 
 
@@ -80,21 +82,22 @@ def owners(answers: pl.DataFrame, agents: pl.DataFrame) -> pl.DataFrame:
     n_sessions = pl.col("session_id").n_unique().over("message_id")
     own = pl.col("answered_at").filter(pl.col("is_own")).min().over("session_id")
     return (
-        answers.join(agents.select("session_id", "agent_id", "is_fork", "depth"), on=["session_id", "agent_id"])
+        answers.lazy()
+        .join(agents.lazy().select("session_id", "agent_id", "is_fork", "depth"), on=["session_id", "agent_id"])
         .with_columns(is_own=n_sessions == 1)
         .with_columns(first_own=own, n_answers=pl.len().over("session_id"))
         .sort("first_own", "n_answers", "session_id", "depth", "is_fork", "agent_id", nulls_last=False)
         .unique("message_id", keep="first", maintain_order=True)
         .select("message_id", "session_id", "agent_id", "line", "answered_at")
+        .pipe(collected)
     )
 
 
-def _turns(rows: pl.DataFrame, message_index: pl.DataFrame, owned: pl.DataFrame) -> pl.DataFrame:
+def _turns(rows: pl.LazyFrame, message_index: pl.LazyFrame, owned: pl.LazyFrame) -> pl.LazyFrame:
     """One row per answer that a transcript and a database know, with the times of the row that was billed."""
     billed = rows.select(
-        "database_id", pl.col("row_id").alias("billed_row_id"), "requested_at_utc", "n_messages",
-        pl.col("routed_model").fill_null(pl.col("model")).alias("model"), pl.col("row_digest").alias("billed_digest"),
-        "exactness",
+        "database_id", "requested_at_utc", "exactness", billed_row_id="row_id", billed_digest="row_digest",
+        model=pl.col("routed_model").fill_null(pl.col("model")), n_messages=pl.col("message_segments").list.len(),
         marked=pl.col("breakpoints").list.eval(pl.element().struct.field("ttl")).list.min(),  # "1h" before "5m"
     )  # fmt: skip
     answer = rows.select(*ROW, "stop_reason", "row_digest", "recorded_by")
@@ -119,7 +122,7 @@ def _best_recorded_first() -> list[pl.Expr]:
     return [pl.col("n_replays") == 0, -n_recorded.cast(pl.Int64), exactness, pl.col("database_id"), pl.col("row_id")]
 
 
-def _after_compaction(owned: pl.DataFrame, compactions: pl.DataFrame) -> pl.DataFrame:
+def _after_compaction(owned: pl.LazyFrame, compactions: pl.LazyFrame) -> pl.LazyFrame:
     """Message ids of the first answers after a compaction boundary."""
     return (
         compactions.select("session_id", "agent_id", pl.col("line").alias("boundary"))
@@ -133,7 +136,7 @@ def _after_compaction(owned: pl.DataFrame, compactions: pl.DataFrame) -> pl.Data
     )
 
 
-def _placed(user_id: str, turns: pl.DataFrame, after_compaction: pl.DataFrame) -> pl.DataFrame:
+def _placed(user_id: str, turns: pl.LazyFrame, after_compaction: pl.LazyFrame) -> pl.LazyFrame:
     agent = ["conversation_id", "agent_id"]
     starts_turn = pl.col("stop_reason").shift(1).over(agent).ne_missing("tool_use")
     return (
@@ -150,7 +153,7 @@ def _placed(user_id: str, turns: pl.DataFrame, after_compaction: pl.DataFrame) -
     )
 
 
-def _agents(user_id: str, agents: pl.DataFrame, requests: pl.DataFrame) -> pl.DataFrame:
+def _agents(user_id: str, agents: pl.LazyFrame, requests: pl.LazyFrame) -> pl.LazyFrame:
     counts = requests.group_by("conversation_id", "agent_id").agg(n_requests=pl.len())
     return (
         agents.with_columns(conversation_id=pl.lit(user_id + "/") + pl.col("session_id"))
@@ -161,7 +164,7 @@ def _agents(user_id: str, agents: pl.DataFrame, requests: pl.DataFrame) -> pl.Da
     )
 
 
-def _unindexed(rows: pl.DataFrame, message_index: pl.DataFrame, requests: pl.DataFrame) -> pl.DataFrame:
+def _unindexed(rows: pl.LazyFrame, message_index: pl.LazyFrame, requests: pl.LazyFrame) -> pl.LazyFrame:
     """Every recorded request that no trace holds. A turn's other replays are twins, not losses."""
     billed = requests.select("database_id", row_id="billed_row_id")
     answered = requests.select("database_id", row_id="answer_row_id")
@@ -183,11 +186,11 @@ def _unindexed(rows: pl.DataFrame, message_index: pl.DataFrame, requests: pl.Dat
 class _Contents(NamedTuple):
     """Traced content: same (content_id → conversation) and started (first message → conversation)."""
 
-    same: pl.DataFrame
-    started: pl.DataFrame
+    same: pl.LazyFrame
+    started: pl.LazyFrame
 
 
-def _contents(rows: pl.DataFrame, requests: pl.DataFrame) -> _Contents:
+def _contents(rows: pl.LazyFrame, requests: pl.LazyFrame) -> _Contents:
     traced = requests.select("database_id", "conversation_id", row_id="billed_row_id").join(rows, on=ROW)
     first_message = pl.col("message_segments").list.first().alias("first_message")
     return _Contents(
@@ -198,7 +201,7 @@ def _contents(rows: pl.DataFrame, requests: pl.DataFrame) -> _Contents:
     )
 
 
-def _with_context(rows: pl.DataFrame, started: pl.DataFrame) -> pl.DataFrame:
+def _with_context(rows: pl.LazyFrame, started: pl.LazyFrame) -> pl.LazyFrame:
     """The conversation whose latest request before began with the same message: compactions and other side requests."""
     return (
         rows.with_columns(first_message=pl.col("message_segments").list.first())
@@ -227,33 +230,37 @@ def _reason() -> pl.Expr:
 def _conversations(
     user_id: str,
     requests: pl.DataFrame,
-    owned: pl.DataFrame,
+    owned: pl.LazyFrame,
     agents: pl.DataFrame,
-    compactions: pl.DataFrame,
-    transcribed: pl.DataFrame,
-) -> pl.DataFrame:
+    compactions: pl.LazyFrame,
+    transcribed: pl.LazyFrame,
+) -> pl.LazyFrame:
     answers = (
         owned.join(transcribed, on="session_id", how="semi").group_by("session_id").agg(n_transcript_answers=pl.len())
     )
-    found = requests.group_by("session_id").agg(
-        n_requests=pl.len(),
-        n_rebuilt=(pl.col("exactness") == REBUILT).sum(),
-        n_approximate=(pl.col("exactness") == APPROXIMATE).sum(),
-        n_agents=pl.col("agent_id").n_unique(),
-        first_request_at_utc=pl.col("requested_at_utc").min(),
-        last_request_at_utc=pl.col("requested_at_utc").max(),
-        models=pl.col("model").unique().sort(),
-        marked_lifetime=pl.col("marked").min(),
+    found = (
+        requests.lazy()
+        .group_by("session_id")
+        .agg(
+            n_requests=pl.len(),
+            n_rebuilt=(pl.col("exactness") == REBUILT).sum(),
+            n_approximate=(pl.col("exactness") == APPROXIMATE).sum(),
+            n_agents=pl.col("agent_id").n_unique(),
+            first_request_at_utc=pl.col("requested_at_utc").min(),
+            last_request_at_utc=pl.col("requested_at_utc").max(),
+            models=pl.col("model").unique().sort(),
+            marked_lifetime=pl.col("marked").min(),
+        )
     )
     counted = ("n_requests", "n_rebuilt", "n_approximate", "n_agents", "n_compactions", "n_transcript_answers")
     counts = [pl.col(counted).fill_null(0)]
     return (
-        agents.select("session_id").unique()
+        agents.lazy().select("session_id").unique()
         .join(transcribed.with_columns(structure=pl.lit("transcripts")), on="session_id", how="left")
         .join(answers, on="session_id", how="left")
         .join(found, on="session_id", how="left")
         .join(compactions.group_by("session_id").agg(n_compactions=pl.len()), on="session_id", how="left")
-        .join(_fingerprints(requests, agents), on="session_id", how="left")
+        .join(_fingerprints(requests, agents).lazy(), on="session_id", how="left")
         .with_columns(*counts, pl.col("models").fill_null([]), pl.col("fingerprint").fill_null(""))
         .with_columns(pl.col("structure").fill_null("content"))
         .with_columns(
@@ -275,11 +282,9 @@ def _fingerprints(requests: pl.DataFrame, agents: pl.DataFrame) -> pl.DataFrame:
     agent_rows = dict[str, list[object]]()
     for session_id, *agent in agents.sort("session_id", "agent_id").iter_rows():
         agent_rows.setdefault(session_id, []).append(agent)
+    rows = requests.select("session_id", *facts).rows_by_key("session_id")
     return pl.DataFrame(
-        [
-            (session_id, _digest(group.select(facts).rows(), agent_rows.get(session_id)))
-            for (session_id,), group in requests.group_by("session_id", maintain_order=True)
-        ],
+        [(session_id, _digest(rows[session_id], agent_rows.get(session_id))) for session_id in rows],
         schema={"session_id": pl.String, "fingerprint": pl.String},
         orient="row",
     )

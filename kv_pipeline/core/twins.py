@@ -10,6 +10,7 @@ from typing import Final
 
 import polars as pl
 
+from kv_pipeline.queries import collected
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.requests import MESSAGE_INDEX
 
@@ -27,38 +28,30 @@ def index_messages(raw_requests: pl.DataFrame) -> pl.DataFrame:
     the latest one before it when all have one: a turn may be replayed more than once. With s streaming requests before
     it, that is number min(k, min over i <= k of (s_i + k - i)).
     """
-    by_content = "content_id"
+    is_streaming, is_replay = pl.col("is_streaming"), pl.col("twin_row_id").is_not_null()
+    n_streamed, n_replayed = is_streaming.cum_sum().cast(pl.Int64), (~is_streaming).cum_sum().cast(pl.Int64)
+    slack = pl.when(~is_streaming).then(n_streamed - n_replayed).cum_min().clip(upper_bound=0)
     ok = (
-        raw_requests.filter(pl.col("outcome") == "ok")
-        .with_columns(n_messages=pl.col("message_segments").list.len())
+        raw_requests.lazy()
+        .filter(pl.col("outcome") == "ok")
         .sort("requested_at_utc", "row_id")
         .with_columns(
-            n_streamed=pl.col("is_streaming").cum_sum().over(by_content).cast(pl.Int64),
-            n_replayed=(~pl.col("is_streaming")).cum_sum().over(by_content).cast(pl.Int64),
+            n_messages=pl.col("message_segments").list.len(),
+            n_streamed=n_streamed.over("content_id"),
+            twin=pl.when(~is_streaming).then((n_replayed + slack).over("content_id")),
         )
     )
-    streamed = ok.filter("is_streaming").select(by_content, twin="n_streamed", twin_row_id="row_id")
-    replays = (
-        ok.filter(~pl.col("is_streaming"))
-        .with_columns(
-            slack=(pl.col("n_streamed") - pl.col("n_replayed")).cum_min().clip(upper_bound=0).over(by_content)
-        )
-        .select("row_id", by_content, twin=pl.col("n_replayed") + pl.col("slack"))
-        .join(streamed, on=[by_content, "twin"])
-        .select("row_id", "twin_row_id")
-    )
-    counts = replays.group_by("twin_row_id").agg(n_replays=pl.len()).rename({"twin_row_id": "billed_row_id"})
-    is_replay, is_replayed = pl.col("twin_row_id").is_not_null(), pl.col("n_replays").is_not_null()
+    streamed = ok.filter(is_streaming).select("content_id", twin="n_streamed", twin_row_id="row_id")
     return (
-        ok.join(replays, on="row_id", how="left")
+        ok.join(streamed, on=["content_id", "twin"], how="left")
         .with_columns(billed_row_id=pl.coalesce("twin_row_id", "row_id"))
-        .join(counts, on="billed_row_id", how="left")
+        .with_columns(n_replays=is_replay.sum().over("billed_row_id").cast(pl.UInt32))
         .with_columns(
             twin_role=pl.when(is_replay).then(pl.lit("replay_twin"))
-            .when(is_replayed).then(pl.lit("streaming_twin"))
-            .otherwise(pl.lit("single")),
-            n_replays=pl.col("n_replays").fill_null(0).cast(pl.UInt32),
+            .when(pl.col("n_replays") > 0).then(pl.lit("streaming_twin"))
+            .otherwise(pl.lit("single"))
         )
         .select(polars_schema(MESSAGE_INDEX).names())
         .sort("row_id")
+        .pipe(collected)
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Telling in one pass that a frame is what its Pandera model says.
 
 Pandera collects a query per column and check, which costs more than writing the table. Here the same conditions, taken
-from the model, are counted in a single query. Pandera stays the judge: whatever does not pass here is given to it.
+from the model, are a single query; nulls are counted anyway. Pandera stays the judge: whatever does not pass here is
+given to it.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ def surely_holds(model: pa.DataFrameSchema, frame: pl.DataFrame) -> bool:
     """
     if frame.schema != polars_schema(model):
         return False
-    violations = list(_violations(model))
-    if any(violation is None for violation in violations):
+    if any(frame[name].null_count() for name, column in model.columns.items() if not column.nullable):
         return False
-    counts = frame.select(v.alias(str(n)) for n, v in enumerate(violations) if v is not None)
-    keys = frame.select(model.unique) if model.unique else None
-    return not any(counts.row(0)) and (keys is None or not keys.is_duplicated().any())
+    violations = [*_failed_checks(model), *_repeated_key(model)]
+    known = [violation.alias(str(n)) for n, violation in enumerate(violations) if violation is not None]
+    return len(known) == len(violations) and not any(map(any, frame.select(known).iter_rows()))
 
 
-def _violations(model: pa.DataFrameSchema) -> Iterator[pl.Expr | None]:
-    yield pl.lit(0)
+def _failed_checks(model: pa.DataFrameSchema) -> Iterator[pl.Expr | None]:
+    """Of each check whether a value fails it; None for a check that is not known here."""
     for name, column in model.columns.items():
-        if not column.nullable:
-            yield pl.col(name).null_count()
         for check in column.checks:
             condition = _CONDITIONS.get(check.name or "")
-            yield None if condition is None else (~condition(pl.col(name), check.statistics or {})).sum()
+            yield None if condition is None else (~condition(pl.col(name), check.statistics or {})).any()
+
+
+def _repeated_key(model: pa.DataFrameSchema) -> Iterator[pl.Expr]:
+    if model.unique:
+        yield pl.struct(*model.unique).n_unique() < pl.len()

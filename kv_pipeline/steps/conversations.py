@@ -12,11 +12,13 @@ from typing import Final, NamedTuple
 import pandera.polars as pa
 import polars as pl
 
+from kv_pipeline.core.conversations import ROW
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.core.traces import trace_rows, with_resets
 from kv_pipeline.core.validation import billed_requests, conversation_hits, report_rows
 from kv_pipeline.logs import partition_done
 from kv_pipeline.memory import only_new_objects
+from kv_pipeline.queries import collected
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, TRACES, VALIDATION_REPORT
 from kv_pipeline.schemas.conversations import CONVERSATION_REQUESTS, CONVERSATIONS
 from kv_pipeline.schemas.requests import RAW_REQUESTS
@@ -37,7 +39,12 @@ _VERSIONS: Final = {
     TRACES.name: f"{TRACES_VERSION}.{TOKENIZED_BLOCKS_VERSION}",
     VALIDATION_REPORT.name: f"{VALIDATION_VERSION}.{TOKENIZED_BLOCKS_VERSION}",
 }
-_USAGE: Final = ("input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
+_OF_BILLED: Final = (
+    "is_streaming", "exactness", "api_time_s", "ttft_s", "input_tokens", "cache_read_tokens", "cache_write_5m_tokens",
+    "cache_write_1h_tokens", "tools_segment", "system_segment", "message_segments",
+)  # fmt: skip
+_HASHES: Final = ("new_block_hashes", "tail_hash")
+_OF_ANSWER: Final = ("output_tokens", "output_types", "answer_tools", "stop_reason", "completed_at_utc")
 
 
 class Made(NamedTuple):
@@ -77,7 +84,7 @@ def trace_conversations(store: Store, keys: Iterable[str], progress: Progress = 
     """Write traces of conversations whose blocks are there."""
 
     def frames(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        counted = with_resets(_with_blocks(store, requests))
+        counted = with_resets(_with_blocks(store, requests, leaving_out=_HASHES))
         types = content_types(store, counted.filter("is_reset"))
         rows = counted.join(types, on=["conversation_id", "request_index"], how="left", maintain_order="left")
         yield from trace_rows(rows).partition_by("conversation_id", maintain_order=True)
@@ -133,8 +140,7 @@ def _batches(store: Store, keys: Iterable[str]) -> Iterator[tuple[dict[str, str]
     for key in keys:
         by_user.setdefault(key.partition("/")[0], []).append(key)
     for user_id, wanted in by_user.items():
-        known = store.read(CONVERSATIONS, [user_id])
-        fingerprints = dict(known.select("conversation_id", "fingerprint").iter_rows())
+        fingerprints = dict(store.read(CONVERSATIONS, [user_id], ["conversation_id", "fingerprint"]).iter_rows())
         requests = user_requests(store, user_id, wanted)
         for batch in _split(requests):
             yield fingerprints, requests.filter(pl.col("conversation_id").is_in(batch))
@@ -143,24 +149,16 @@ def _batches(store: Store, keys: Iterable[str]) -> Iterator[tuple[dict[str, str]
 def user_requests(store: Store, user_id: str, keys: Sequence[str]) -> pl.DataFrame:
     """Requests of a user's conversations in order, with what the billed and the answering row say of each."""
     requests = store.read(CONVERSATION_REQUESTS, [user_id]).filter(pl.col("conversation_id").is_in(list(keys)))
-    raw = store.read(RAW_REQUESTS, requests["database_id"].unique().sort())
-    billed = raw.select(
-        "database_id", pl.col("routed_model").fill_null(pl.col("model")).alias("model"), "is_streaming",
-        "exactness",
-        "api_time_s", "ttft_s", *_USAGE, "tools_segment", "system_segment", "message_segments",
-        billed_row_id="row_id",
-    )  # fmt: skip
-    answer = raw.select(
-        "database_id",
-        "output_tokens",
-        "output_types",
-        "answer_tools",
-        "stop_reason",
-        "completed_at_utc",
-        answer_row_id="row_id",
-    )
-    return requests.join(billed, on=["database_id", "billed_row_id"], maintain_order="left").join(
-        answer, on=["database_id", "answer_row_id"], maintain_order="left"
+    databases = sorted(set(requests["database_id"]))
+    raw = store.read(RAW_REQUESTS, databases, [*ROW, "model", "routed_model", *_OF_BILLED, *_OF_ANSWER]).lazy()
+    model = pl.col("routed_model").fill_null(pl.col("model"))
+    billed = raw.select("database_id", model.alias("model"), *_OF_BILLED, billed_row_id="row_id")
+    answer = raw.select("database_id", *_OF_ANSWER, answer_row_id="row_id")
+    return (
+        requests.lazy()
+        .join(billed, on=["database_id", "billed_row_id"], maintain_order="left")
+        .join(answer, on=["database_id", "answer_row_id"], maintain_order="left")
+        .pipe(collected)
     )
 
 
@@ -180,8 +178,8 @@ def _split(requests: pl.DataFrame) -> Iterator[list[str]]:
         yield batch
 
 
-def _with_blocks(store: Store, requests: pl.DataFrame) -> pl.DataFrame:
-    blocks = store.read(TOKENIZED_BLOCKS, requests["conversation_id"].unique(maintain_order=True))
-    new = [name for name in blocks.columns if name not in requests.columns]
+def _with_blocks(store: Store, requests: pl.DataFrame, leaving_out: Sequence[str] = ()) -> pl.DataFrame:
     keys = ["conversation_id", "request_index"]
-    return requests.join(blocks.select(*keys, *new), on=keys, maintain_order="left")
+    new = [name for name in TOKENIZED_BLOCKS.columns if name not in {*requests.columns, *leaving_out}]
+    blocks = store.read(TOKENIZED_BLOCKS, dict.fromkeys(requests["conversation_id"]), [*keys, *new])
+    return requests.join(blocks, on=keys, maintain_order="left")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -90,12 +92,12 @@ def index_user(store: Store, user_id: str, transcripts: UserTranscripts) -> Inde
 
 def _copies(requests: pl.DataFrame) -> list[Skip]:
     """Databases that repeat requests of the databases before them: copies, whole or in part."""
-    repeated = requests.filter(~pl.col("request_id").is_first_distinct(), ~pl.col("request_id").str.starts_with("row-"))
-    counts = repeated.group_by("database_id").agg(n=pl.len()).sort("database_id")
+    request_id = pl.col("request_id")
+    repeated = requests.filter(~request_id.is_first_distinct(), ~request_id.str.starts_with("row-"))["database_id"]
     remedy = "They are counted once. Remove the copy."
     return [
         Skip(key, None, "copied_rows", f"{n} of its requests stand in another database too", remedy, is_left_out=False)
-        for key, n in counts.iter_rows()
+        for key, n in sorted(Counter(repeated).items())
     ]
 
 
@@ -113,6 +115,6 @@ def _short(user_id: str, n_short: int) -> list[Skip]:
     return [Skip(user_id, None, "short_prefix", found, remedy, is_left_out=False)] if n_short else []
 
 
-def conversations(store: Store) -> pl.DataFrame:
+def conversations(store: Store, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """CONVERSATIONS of all users."""
-    return store.read(CONVERSATIONS, store.partitions(CONVERSATIONS.name))
+    return store.read(CONVERSATIONS, store.partitions(CONVERSATIONS.name), columns)

@@ -115,9 +115,10 @@ def outdated_conversations(store: Store) -> list[str]:
     """Conversations with requests whose partitions are out of date, sorted; those without content included."""
     states = {table: store.state(table) for table in CONVERSATION_TABLES}
     present = {table: set(store.partitions(table)) for table in CONVERSATION_TABLES}
+    known = conversations(store, ["conversation_id", "fingerprint", "n_requests"])
     return [
         key
-        for key, fingerprint in traced(conversations(store)).select("conversation_id", "fingerprint").iter_rows()
+        for key, fingerprint, _ in traced(known).iter_rows()
         if any(
             key not in present[table] or states[table].get(key) != fingerprint_of(table, fingerprint)
             for table in CONVERSATION_TABLES
@@ -127,7 +128,7 @@ def outdated_conversations(store: Store) -> list[str]:
 
 def obsolete_conversations(store: Store) -> list[str]:
     """Partitions of conversations that the index no longer has, or that have lost all their requests."""
-    wanted = set(traced(conversations(store))["conversation_id"])
+    wanted = set(traced(conversations(store, ["conversation_id", "n_requests"]))["conversation_id"])
     return sorted({key for table in CONVERSATION_TABLES for key in store.partitions(table)} - wanted)
 
 

@@ -113,14 +113,16 @@ def _quarantined_segments(store: Store, user_id: str | None) -> list[tuple[str, 
 
 def _by_database(store: Store, user_id: str, keys: list[str]) -> Iterator[tuple[str, pl.DataFrame]]:
     """Requests of conversations in databases that were purged, or whose segments are gone."""
-    placed = store.read(CONVERSATION_REQUESTS, [user_id]).filter(pl.col("conversation_id").is_in(keys))
+    columns = ["conversation_id", "database_id", "billed_row_id"]
+    placed = store.read(CONVERSATION_REQUESTS, [user_id], columns).filter(pl.col("conversation_id").is_in(keys))
     suspects = set(store.state(PURGED_STATE))
-    for (database_id,), rows in placed.group_by("database_id"):
-        if database_id in suspects or not store.has(SEGMENTS.name, str(database_id)):
+    for database_id in sorted(set(placed["database_id"])):
+        if database_id in suspects or not store.has(SEGMENTS.name, database_id):
             parts = ["row_id", "tools_segment", "system_segment", "message_segments"]
-            raw = store.read(RAW_REQUESTS, [str(database_id)]).select(parts)
+            raw = store.read(RAW_REQUESTS, [database_id], parts)
+            rows = placed.filter(pl.col("database_id") == database_id)
             wanted = rows.select("conversation_id", row_id="billed_row_id")
-            yield str(database_id), wanted.join(raw, on="row_id", how="left")
+            yield database_id, wanted.join(raw, on="row_id", how="left")
 
 
 def _without(store: Store, database_id: str, requests: pl.DataFrame) -> Iterator[str]:

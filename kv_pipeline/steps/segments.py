@@ -12,6 +12,7 @@ from kv_pipeline.core.hashing import SEGMENT_ID_BYTES
 from kv_pipeline.core.payloads import Payload, payload_tokens
 from kv_pipeline.core.sections import RequestSegments, SegmentContent
 from kv_pipeline.errors import StoreError
+from kv_pipeline.queries import collected
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.requests import SEGMENTS
 from kv_pipeline.store import Store
@@ -60,9 +61,10 @@ def load_segments(store: Store, requests: pl.DataFrame) -> LoadedSegments:
     number_of: dict[bytes, int] = {}
     contents: dict[int, SegmentContent] = {}
     numbers: dict[str, dict[int, int]] = {}
-    for (database_id,), rows in requests.group_by("database_id", maintain_order=True):
-        known = numbers[str(database_id)] = dict[int, int]()
-        for index, segment_id, text, payloads in _needed(store, str(database_id), rows).iter_rows():
+    for rows in requests.partition_by("database_id", maintain_order=True):
+        database_id: str = rows["database_id"][0]
+        known = numbers[database_id] = dict[int, int]()
+        for index, segment_id, text, payloads in _needed(store, database_id, rows).iter_rows():
             number = known[index] = number_of.setdefault(segment_id, len(number_of))
             if number not in contents:
                 contents[number] = SegmentContent(text, _payload_tokens(payloads))
@@ -108,13 +110,16 @@ def content_types(store: Store, requests: pl.DataFrame) -> pl.DataFrame:
     """
     keys, columns = ["conversation_id", "request_index"], ["database_id", "segment_index", "content_types"]
     schema = polars_schema(SEGMENTS)
-    segments = [store.select(SEGMENTS, key, columns) for key in requests["database_id"].unique().sort()]
+    nothing = pl.DataFrame(schema={name: schema[name] for name in columns})
+    segments = [store.select(SEGMENTS, key, columns) for key in sorted(set(requests["database_id"]))]
     return (
-        requests.select(*keys, "database_id", segment_index="message_segments")
+        requests.lazy()
+        .select(*keys, "database_id", segment_index="message_segments")
         .explode("segment_index")
-        .join(pl.concat([pl.DataFrame(schema=schema).select(columns), *segments]), on=["database_id", "segment_index"])
+        .join(pl.concat([nothing, *segments]).lazy(), on=["database_id", "segment_index"])
         .explode("content_types")
         .drop_nulls("content_types")
         .group_by(keys)
         .agg(message_types=pl.col("content_types").unique().sort())
+        .pipe(collected)
     )

@@ -26,11 +26,11 @@ def tokenize_conversation(
         requests: With identity columns, model, time, `database_id` and the segment columns.
     """
     tree = BlockTree(salt, block_size, tokenizer)
-    columns = ("database_id", "tools_segment", "system_segment", "message_segments")
-    in_segments = [segments.of_request(*row) for row in requests.select(columns).iter_rows()]
+    columns = ["database_id", "tools_segment", "system_segment", "message_segments"]
+    in_segments = [segments.of_request(*row) for row in requests[columns].iter_rows()]
     blocks = [tree.add(request) for request in in_segments]
     counts = {name: [getattr(b, name) for b in blocks] for name in ("tools_tokens", "system_tokens", "messages_tokens")}
-    return requests.select("conversation_id", "request_index", "agent_id", "model", "requested_at_utc").with_columns(
+    return requests.with_columns(
         **{name: pl.Series(values, dtype=pl.UInt32) for name, values in counts.items()},
         estimated_tokens=pl.Series([segments.estimated_tokens(r) for r in in_segments], dtype=pl.UInt32),
         n_blocks=pl.Series([b.n_blocks for b in blocks], dtype=pl.UInt32),

@@ -57,13 +57,14 @@ def write_transcribed(
         transcribed: What all of them say, and those that are gone.
     """
     key = transcribed_partition(user_id)
-    owned = owners(transcribed.answers, transcribed.agents)
-    known = recorded.select("message_id").drop_nulls().unique()
-    missing = owned.join(known, on="message_id", how="anti").filter(~_is_recovered(read))
-    if missing.is_empty():
+    is_recorded = pl.col("message_id").is_in(recorded["message_id"].drop_nulls().implode())
+    is_missing = ~is_recorded & ~_is_recovered(read)
+    if transcribed.answers.filter(is_missing).is_empty():
         _remove(store, key)
         return []
-    begun = set(owned.join(known, on="message_id", how="semi")["session_id"])
+    owned = owners(transcribed.answers, transcribed.agents)
+    missing = owned.filter(is_missing)
+    begun = set(owned.filter(is_recorded)["session_id"])
     wanted = _wanted(missing, transcribed.agents, begun)
     sessions = _sessions(files, read, set(missing["session_id"]), transcribed.agents)
     return _write(store, key, wanted, sessions)

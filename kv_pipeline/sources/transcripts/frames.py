@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from kv_pipeline.queries import collected
 from kv_pipeline.schemas.columns import polars_schema
 from kv_pipeline.schemas.transcripts import TRANSCRIPT_AGENTS, TRANSCRIPT_ANSWERS, TRANSCRIPT_COMPACTIONS
 from kv_pipeline.sources.transcripts.reader import MAIN_AGENT, AgentCall, AgentFile, AgentOutcome, Transcript
@@ -38,6 +39,8 @@ class TranscriptFrames(NamedTuple):
 
 def with_vanished(now: TranscriptFrames, before: TranscriptFrames) -> TranscriptFrames:
     """What transcripts say now, and what those that are gone said before."""
+    if all(frame.is_empty() for frame in before):
+        return now
     gone = [
         before.answers.join(now.answers, on=_AGENT, how="anti"),
         before.agents.join(now.agents, on=_AGENT, how="anti"),
@@ -99,24 +102,28 @@ def _merged(answers: pl.DataFrame, compactions: pl.DataFrame) -> tuple[pl.DataFr
     The file with most answers goes before the others, whose lines are counted on from its last.
     """
     columns = [*_AGENT, "file", "line"]
-    sizes = answers.group_by(*_AGENT, "file").agg(n=pl.len())
+    records = answers.lazy(), compactions.lazy()
+    sizes = answers.lazy().group_by(*_AGENT, "file").agg(n=pl.len())
     before = (
-        pl.concat([answers.select(columns), compactions.select(columns)])
+        pl.concat([frame.select(columns) for frame in records])
         .group_by(*_AGENT, "file")
         .agg(n_lines=pl.col("line").max())
         .join(sizes, on=[*_AGENT, "file"], how="left")
         .sort(pl.col("n").fill_null(0), -pl.col("file").cast(pl.Int64), descending=True)
         .select(*_AGENT, "file", offset=pl.col("n_lines").cum_sum().over(_AGENT) - pl.col("n_lines"))
+        .pipe(collected)
+        .lazy()
     )
     is_copy = pl.col("compacted_at").is_in([""]).not_() & ~pl.struct(*_AGENT, "compacted_at").is_first_distinct()
-    placed = [
+    all_answers, all_compactions = (
         frame.join(before, on=[*_AGENT, "file"], maintain_order="left")
         .sort(pl.col("offset") > 0, maintain_order=True)
         .with_columns(line=pl.col("line") + pl.col("offset"))
         .drop("file", "offset")
-        for frame in (answers, compactions)
-    ]
-    return placed[0].unique([*_AGENT, "message_id"], keep="first", maintain_order=True), placed[1].filter(~is_copy)
+        for frame in records
+    )
+    each_once = all_answers.unique([*_AGENT, "message_id"], keep="first", maintain_order=True)
+    return collected(each_once), collected(all_compactions.filter(~is_copy))
 
 
 _Key = tuple[str, str]
@@ -169,8 +176,7 @@ class _Agent:
 
 def _agents(transcripts: Sequence[Transcript], answers: pl.DataFrame) -> pl.DataFrame:
     links = _Links.of(transcripts)
-    answering = answers.select(_AGENT).unique().rows()
-    known = {*links.files, *answering}
+    known = {*links.files, *answers.select(_AGENT).iter_rows()}
     known |= {(session_id, MAIN_AGENT) for session_id, _ in known}
     agents = {key: _agent(key, links) for key in sorted(known)}
     for key, agent in agents.items():
