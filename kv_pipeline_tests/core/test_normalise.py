@@ -209,6 +209,12 @@ def test_what_is_no_json_is_refused():
         normalise(SegmentKind.MESSAGE, b"{", SALT)
 
 
+@pytest.mark.parametrize("innermost", ["1", '{"cache_control":1}', '"signature"'])
+def test_nesting_is_read_as_deep_whether_or_not_something_is_taken_out(innermost):
+    raw = "[" * 600 + innermost + "]" * 600
+    assert normalise(SegmentKind.MESSAGE, raw.encode(), SALT).text == raw.replace('"cache_control":1', "")
+
+
 def test_block_types_are_sorted_and_distinct():
     assert block_types([{"type": "b"}, {"type": "a"}, {"type": "b"}, None, {"type": None}]) == ("a", "b")
 

@@ -9,7 +9,6 @@ the short rest is parsed. Tools that end a body like an earlier one's are cut ou
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -39,7 +38,7 @@ class ParsedBody(NamedTuple):
         first: Offset of the first message.
         ends: Offset behind each message, shared ones included; None if they can't be told from the bytes.
         tail: The body's last bytes from its tools on; empty if something else is last.
-        continued: The earlier body that it continues; None if it begins anew, or leaves that one early.
+        continued: The earlier body whose next turn it is by all appearances, and whose place it takes; or None.
     """
 
     shared: InternedMessages
@@ -70,7 +69,7 @@ class KnownBody(NamedTuple):
         return n_messages
 
     def is_continued(self, n_shared: int) -> bool:
-        """Whether a body that shares so many messages is likely the next turn."""
+        """Whether a body that shares so many messages is the next turn by all appearances."""
         return n_shared > 0 and n_shared >= len(self.ends) - _CHANGED_AT_END
 
 
@@ -83,7 +82,7 @@ class RepetitionParser:
 
     def __init__(self, database_id: str) -> None:
         self._database_id = database_id
-        self._recent: deque[KnownBody] = deque(maxlen=RECENT_BODIES)
+        self._recent: list[KnownBody] = []
 
     def parse(self, raw: bytes | None, row_id: int) -> ParsedBody:
         """Split a body into messages known already and the rest.
@@ -106,9 +105,9 @@ class RepetitionParser:
         """Remember a body, all of whose messages are now interned, in place of the one it continues."""
         if parsed.ends is None or len(raw) < _MIN_BYTES:
             return
-        if parsed.continued is not None:
-            self._recent.remove(parsed.continued)
-        self._recent.appendleft(KnownBody(raw, parsed.first, parsed.ends, messages, parsed.rest.tools, parsed.tail))
+        known = KnownBody(raw, parsed.first, parsed.ends, messages, parsed.rest.tools, parsed.tail)
+        others = [other for other in self._recent if other is not parsed.continued]
+        self._recent = [known, *others][:RECENT_BODIES]
 
     def _most_shared(self, raw: bytes) -> tuple[int, KnownBody | None]:
         """The remembered body that shares the most messages; one that is continued ends the search."""
