@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -28,8 +28,11 @@ _MARKER_KEY: Final = b'"cache_control"'
 _MARKER: Final = re.compile(_MARKER_KEY + rb':\{(?:"[a-z]+":"[a-z0-9]+",?)*\}')
 _HEADER_IS_WITHIN: Final = 256
 """Bytes of the system segment in which the header's beginning is looked for."""
-_encoder: Final = json.JSONEncoder(separators=(",", ":"))  # what json.dumps makes anew for each call
+# What json.dumps makes anew for each call; parsed JSON holds no circles.
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _NEEDS_CLEANING: Final = ('"cache_control"', '"signature"', '"base64"', BILLING_HEADER_PREFIX)
+_ESCAPE: Final = "\\u"
+"""The one escape of JSON that can stand for any character of those words."""
 
 
 class SegmentKind(StrEnum):
@@ -78,53 +81,6 @@ class NormalisedSegment:
     billing_churn: str | None
 
 
-@dataclass(slots=True)
-class _Cleaning:
-    """What the recursive walk over one segment finds."""
-
-    kind: SegmentKind
-    salt: bytes
-    keep_billing_header: bool
-    markers: list[Marker] = field(default_factory=list)
-    payloads: list[Payload] = field(default_factory=list)
-    churn: list[str] = field(default_factory=list)
-
-    def clean(self, value: Any, path: tuple[str | int, ...] = ()) -> Any:  # noqa: ANN401  (JSON is any type)
-        if isinstance(value, dict):
-            self._note_marker(value.get("cache_control"), path)
-            value = self._without_payload(value)
-            return {k: self.clean(v, (*path, k)) for k, v in value.items() if k not in REMOVED_KEYS}
-        if isinstance(value, list):
-            return [self.clean(item, (*path, index)) for index, item in enumerate(value)]
-        if isinstance(value, str) and self._is_billing_header(value, path):
-            return self._without_churn(value)
-        return value
-
-    def _note_marker(self, control: object, path: tuple[str | int, ...]) -> None:
-        """Only blocks carry breakpoints: a key of that name deeper down is somebody's data."""
-        position = path[1:] if self.kind is SegmentKind.MESSAGE and path[:1] == ("content",) else path
-        if not isinstance(control, dict) or not position or not isinstance(position[0], int):
-            return
-        nested_result = self.kind is SegmentKind.MESSAGE and len(position) == 3 and position[1] == "content"
-        if len(position) == 1 or nested_result:
-            self.markers.append(Marker(position[0], "1h" if control.get("ttl") == "1h" else "5m"))
-
-    def _without_payload(self, value: dict[str, Any]) -> dict[str, Any]:
-        data = value.get("data")
-        if value.get("type") != "base64" or not isinstance(data, str):
-            return value
-        self.payloads.append(read_payload(self.salt, str(value.get("media_type")), data))
-        return {**value, "data": ""}
-
-    def _is_billing_header(self, value: str, path: tuple[str | int, ...]) -> bool:
-        is_block_text = path == () or (len(path) == 2 and path[1] == "text")
-        return self.kind is SegmentKind.SYSTEM and is_block_text and value.startswith(BILLING_HEADER_PREFIX)
-
-    def _without_churn(self, header: str) -> str:
-        self.churn.append(_churn(header))
-        return header if self.keep_billing_header else _zeroed(header)
-
-
 def serialise(value: object) -> str:
     """JSON as the token counts define it: compact, ASCII, keys in the order they came."""
     return _encoder.encode(value)
@@ -145,22 +101,82 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
     """
     sent = raw.decode("utf-8", "surrogatepass")
     value = json.loads(sent)
-    cleaning = _Cleaning(kind, salt, keep_billing_header)
+    markers: tuple[Marker, ...] = ()
+    payloads: list[Payload] = []
+    churn: str | None = None
     text = None if _needs_cleaning(sent) else serialise(value)
-    if text is None or _needs_cleaning(text):  # serialising shows words that were sent with escapes
-        text = serialise(cleaning.clean(value))
+    if text is None or (_ESCAPE in sent and _needs_cleaning(text)):  # serialising shows words that were escaped
+        markers = tuple(_markers(kind, value))
+        if kind is SegmentKind.SYSTEM:
+            value, churn = _without_churn(value, keep_billing_header)
+        _clean(value, salt, payloads)
+        text = serialise(value)
     message = value if kind is SegmentKind.MESSAGE and isinstance(value, dict) else {}
     blocks = message.get("content") if kind is SegmentKind.MESSAGE else value
     return NormalisedSegment(
         kind=kind,
         text=text,
-        markers=tuple(cleaning.markers),
-        payloads=tuple(cleaning.payloads),
+        markers=markers,
+        payloads=tuple(payloads),
         role=type_name(message["role"]) if isinstance(message.get("role"), str) else None,
         content_types=_content_types(blocks) if kind is SegmentKind.MESSAGE else (),
         n_content_blocks=len(blocks) if isinstance(blocks, list) else 1,
-        billing_churn=" ".join(cleaning.churn) if cleaning.churn else None,
+        billing_churn=churn,
     )
+
+
+def _markers(kind: SegmentKind, value: Any) -> Iterator[Marker]:  # noqa: ANN401  (JSON is any type)
+    """Only blocks carry breakpoints, and what results hold: a key of that name deeper down is somebody's data."""
+    is_message = kind is SegmentKind.MESSAGE
+    blocks = value.get("content") if is_message and isinstance(value, dict) else value
+    for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
+        if isinstance(block, dict):
+            for holder in [block, *_content(block)] if is_message else [block]:
+                control = holder.get("cache_control") if isinstance(holder, dict) else None
+                if isinstance(control, dict):
+                    yield Marker(index, "1h" if control.get("ttl") == "1h" else "5m")
+
+
+def _content(block: dict[str, Any]) -> list[Any]:
+    content = block.get("content")
+    if isinstance(content, dict):
+        return [value for key, value in content.items() if key not in REMOVED_KEYS]
+    return content if isinstance(content, list) else []
+
+
+def _clean(value: Any, salt: bytes, payloads: list[Payload]) -> None:  # noqa: ANN401  (JSON is any type)
+    """Remove keys and take payloads out, in place and in order of position."""
+    below: Iterable[Any] = value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        for key in REMOVED_KEYS:
+            value.pop(key, None)
+        data = value.get("data")
+        if isinstance(data, str) and value.get("type") == "base64":
+            payloads.append(read_payload(salt, str(value.get("media_type")), data))
+            value["data"] = ""
+        below = value.values()
+    for item in below:
+        if isinstance(item, (dict, list)):
+            _clean(item, salt, payloads)
+
+
+def _without_churn(system: Any, keep: bool) -> tuple[Any, str | None]:  # noqa: ANN401  (JSON is any type)
+    """A system prompt with billing headers zeroed, those of its blocks in place, and their values as sent."""
+    if _is_header(system):
+        zeroed, churn = _zeroed(system)
+        return system if keep else zeroed, churn
+    items = system.items() if isinstance(system, dict) else enumerate(system if isinstance(system, list) else ())
+    sent = []
+    for key, block in items:
+        if isinstance(block, dict) and _is_header(block.get("text")) and key not in REMOVED_KEYS:
+            zeroed, churn = _zeroed(block["text"])
+            block["text"] = block["text"] if keep else zeroed
+            sent.append(churn)
+    return system, " ".join(sent) if sent else None
+
+
+def _is_header(text: object) -> bool:
+    return isinstance(text, str) and text.startswith(BILLING_HEADER_PREFIX)
 
 
 def without_markers(raw: bytes, n_markers: int) -> bytes | None:
@@ -201,15 +217,19 @@ def split_billing_churn(raw: bytes) -> tuple[bytes, str | None]:
     if not header.startswith(prefix) or b"\\" in header or not header.isascii() or raw.find(prefix, end) >= 0:
         return raw, None
     text = header.decode()
-    return raw[:start] + _zeroed(text).encode() + raw[end:], _churn(text)
+    zeroed, churn = _zeroed(text)
+    return b"".join((raw[:start], zeroed.encode(), raw[end:])), churn
 
 
-def _churn(header: str) -> str:
-    return ";".join(match.group() for match in _BILLING_CHURN.finditer(header))
+def _zeroed(header: str) -> tuple[str, str]:
+    """A billing header with zeros for its changing values, and these as sent."""
+    sent = []
 
+    def zeros(match: re.Match[str]) -> str:
+        sent.append(match.group())
+        return f"{match[1]}={'0' * len(match[2])}"
 
-def _zeroed(header: str) -> str:
-    return _BILLING_CHURN.sub(lambda match: f"{match[1]}={'0' * len(match[2])}", header)
+    return _BILLING_CHURN.sub(zeros, header), ";".join(sent)
 
 
 def _needs_cleaning(text: str) -> bool:

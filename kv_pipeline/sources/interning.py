@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
-from kv_pipeline.core.hashing import salted_digest, salted_u64
+from kv_pipeline.core.hashing import SEGMENT_ID_BYTES, salted_digest, salted_u64
 from kv_pipeline.core.normalise import (
     Marker,
     NormalisedSegment,
@@ -30,13 +30,47 @@ class Interned(NamedTuple):
 
     Attributes:
         segment_index: Number of the segment within its database.
+        segment_id: Salted digest of its content, `SEGMENT_ID_BYTES` long.
         markers: Breakpoints of this occurrence, which are not part of the segment's content.
         billing_header_id: Salted id of the billing header's changing values, None without one.
     """
 
     segment_index: int
+    segment_id: bytes
     markers: tuple[Marker, ...]
     billing_header_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InternedMessages:
+    """The messages of a request, kept so that those which another request repeats are had by slicing, all at once.
+
+    Attributes:
+        indexes: Numbers of their segments, in order.
+        ids: Ids of their segments, one after the other.
+        marked: The few messages with breakpoints, in order: 0-based position among the messages, and breakpoints.
+    """
+
+    indexes: list[int] = field(default_factory=list)
+    ids: bytes = b""
+    marked: tuple[tuple[int, tuple[Marker, ...]], ...] = ()
+
+    def first(self, n_messages: int) -> InternedMessages:
+        """The first messages alone."""
+        return InternedMessages(
+            self.indexes[:n_messages],
+            self.ids[: n_messages * SEGMENT_ID_BYTES],
+            tuple([marked for marked in self.marked if marked[0] < n_messages]),
+        )
+
+    def followed_by(self, added: Sequence[Interned]) -> InternedMessages:
+        """These and more messages behind them."""
+        numbered = enumerate(added, len(self.indexes))
+        return InternedMessages(
+            self.indexes + [message.segment_index for message in added],
+            self.ids + b"".join([message.segment_id for message in added]),
+            self.marked + tuple([(index, message.markers) for index, message in numbered if message.markers]),
+        )
 
 
 class SegmentInterner:
@@ -109,11 +143,11 @@ class SegmentInterner:
         blocks = 1 + known.n_content_blocks
         segment = replace(known, text=text, payloads=(payload, *known.payloads), n_content_blocks=blocks)
         length = payload.estimated_tokens.to_bytes(8, "little")
-        return Interned(self._number(kind.encode() + text.encode() + payload.digest + length, segment), (), None)
+        return Interned(*self._number(kind.encode() + text.encode() + payload.digest + length, segment), (), None)
 
-    def content_id(self, model: str, indexes: list[int]) -> int:
-        """Salted id of a request's content, the same in any database."""
-        return salted_u64(self._salt, model.encode() + b"".join([self._ids[index] for index in indexes]))
+    def ids(self, indexes: Iterable[int]) -> bytes:
+        """Ids of segments, one after the other."""
+        return b"".join([self._ids[index] for index in indexes])
 
     def flush(self) -> None:
         """Hand on the segments that are still pending."""
@@ -135,20 +169,20 @@ class SegmentInterner:
 
     def _add(self, kind: SegmentKind, raw: bytes) -> Interned:
         segment = normalise(kind, raw, self._salt, keep_billing_header=self._keep_billing_header)
-        index = self._number(
-            kind.encode() + segment.text.encode() + b"".join(p.digest for p in segment.payloads), segment
+        numbered = self._number(
+            kind.encode() + segment.text.encode() + b"".join([p.digest for p in segment.payloads]), segment
         )
         churn = segment.billing_churn
-        return Interned(index, segment.markers, None if churn is None else self._churn_id(churn))
+        return Interned(*numbered, segment.markers, None if churn is None else self._churn_id(churn))
 
-    def _number(self, identity: bytes, segment: NormalisedSegment) -> int:
+    def _number(self, identity: bytes, segment: NormalisedSegment) -> tuple[int, bytes]:
         segment_id = salted_digest(self._salt, identity)
         index = self._index_of.get(segment_id)
         if index is None:
             index = self._index_of[segment_id] = len(self._ids)
             self._ids.append(segment_id)
             self._queue(index, segment_id, segment)
-        return index
+        return index, self._ids[index]
 
     def _churn_id(self, churn: str) -> int:
         return salted_u64(self._salt, churn.encode("utf-8", "surrogatepass"))

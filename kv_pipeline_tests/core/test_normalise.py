@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_pipeline.core.normalise import Marker, SegmentKind, block_types, normalise
+from kv_pipeline.core.payloads import read_payload
 from kv_pipeline_tests import oracle
 from kv_pipeline_tests import strategies as some
 from kv_pipeline_tests.factories import SALT
@@ -35,6 +37,73 @@ def test_text_is_the_defined_one(value, kind, ascii_only):
     assert text == oracle.compact(oracle.cleaned(value, []))
     assert text.isascii()
     assert not {"cache_control", "signature"} & set(keys_of(json.loads(text)))
+
+
+def found_by_walking(kind, value, path=()):
+    """Breakpoints, payloads as (media type, data) and billing headers, with paths from the top of a segment."""
+    if isinstance(value, dict):
+        position = path[1:] if kind == "message" and path[:1] == ("content",) else path
+        is_block = len(position) == 1 or (kind == "message" and len(position) == 3 and position[1] == "content")
+        if is_block and isinstance(position[0], int) and isinstance(value.get("cache_control"), dict):
+            yield "marker", Marker(position[0], "1h" if value["cache_control"].get("ttl") == "1h" else "5m")
+        if value.get("type") == "base64" and isinstance(value.get("data"), str):
+            yield "payload", (str(value.get("media_type")), value["data"])
+            value = value | {"data": ""}
+    is_text = path == () or (len(path) == 2 and path[1] == "text")
+    if kind == "system" and is_text and isinstance(value, str) and value.startswith(oracle.BILLING_HEADER):
+        yield "header", value
+    items = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    for key, item in items:
+        if key not in ("cache_control", "signature"):
+            yield from found_by_walking(kind, item, (*path, key))
+
+
+CONTROLS = st.sampled_from([{"type": "ephemeral"}, {"ttl": "1h"}, {"cache_control": {"ttl": "1h"}}, {}, None, "odd"])
+HOLDERS = st.recursive(
+    st.one_of(some.sources, some.headers, st.just(HEADER + HEADER), st.sampled_from([None, 7, "signature", "text"])),
+    lambda below: st.one_of(
+        st.lists(below, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["content", "text", "source", "cache_control", "signature"]), below, max_size=3
+        ),
+        st.builds(lambda control, content: {"cache_control": control, "content": content}, CONTROLS, below),
+        st.builds(lambda content, control: {"content": content, "cache_control": control}, below, CONTROLS),
+    ),
+    max_leaves=12,
+)
+"""Segments full of what is removed from segments, at any depth and in any place."""
+
+
+def escaped(raw: str) -> str:
+    """The same JSON with escapes in the words that are looked for."""
+    return (
+        raw.replace("cache_c", "cache\\u005fc").replace("signat", "sign\\u0061t").replace("-header:", "-header\\u003a")
+    )
+
+
+@settings(max_examples=500)
+@given(st.one_of(HOLDERS, some.messages, some.systems), st.sampled_from(list(SegmentKind)), st.booleans())
+def test_what_is_taken_out_is_found_in_place_and_order(value, kind, has_escapes):
+    raw = json.dumps(value)
+    segment = normalise(kind, (escaped(raw) if has_escapes else raw).encode(), SALT)
+    found = list(found_by_walking(kind, value))
+    assert segment.markers == tuple(what for name, what in found if name == "marker")
+    assert segment.payloads == tuple(read_payload(SALT, *what) for name, what in found if name == "payload")
+    headers = [what for name, what in found if name == "header"]
+    assert segment.billing_churn == (" ".join(map(churn_of, headers)) if headers else None)
+    expected = oracle.cleaned(without_churn(value) if kind is SegmentKind.SYSTEM else value, [])
+    assert segment.text == oracle.compact(expected)
+
+
+def without_churn(system):
+    """As the oracle's, for objects too: their values are taken for blocks."""
+    if isinstance(system, dict):
+        return {key: oracle.without_churn([value])[0] for key, value in system.items()}
+    return oracle.without_churn(system)
+
+
+def churn_of(header):
+    return ";".join(word for word in re.split(r"[;\s]+", header) if word.partition("=")[0] in oracle.CHURNING)
 
 
 @given(some.systems)
@@ -138,6 +207,12 @@ def test_payload_leaves_only_its_digest():
 def test_what_is_no_json_is_refused():
     with pytest.raises(ValueError, match="Expecting"):
         normalise(SegmentKind.MESSAGE, b"{", SALT)
+
+
+@pytest.mark.parametrize("innermost", ["1", '{"cache_control":1}', '"signature"'])
+def test_nesting_is_read_as_deep_whether_or_not_something_is_taken_out(innermost):
+    raw = "[" * 600 + innermost + "]" * 600
+    assert normalise(SegmentKind.MESSAGE, raw.encode(), SALT).text == raw.replace('"cache_control":1', "")
 
 
 def test_block_types_are_sorted_and_distinct():

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kv_pipeline.core.normalise import SegmentKind
+from kv_pipeline.core.hashing import SEGMENT_ID_BYTES
+from kv_pipeline.core.normalise import Marker, SegmentKind
 from kv_pipeline.sources import interning
-from kv_pipeline.sources.interning import Row, SegmentInterner
+from kv_pipeline.sources.interning import Interned, InternedMessages, Row, SegmentInterner
 from kv_pipeline_tests.sources.factories import SALT
 
 MESSAGE = SegmentKind.MESSAGE
@@ -68,12 +71,30 @@ def test_segments_are_handed_on_in_batches_each_once(monkeypatch):
     assert [row[0] for batch in batches for row in batch] == list(range(20))
 
 
-def test_content_ids_are_those_of_content_not_of_numbers():
+def test_ids_are_those_of_content_not_of_numbers():
     (one, _), (two, _) = make_interner(), make_interner()
     two.intern(MESSAGE, raw("first"))
-    ids = [interner.content_id("m", [interner.intern(MESSAGE, raw("a")).segment_index]) for interner in (one, two)]
-    assert ids[0] == ids[1]
-    assert one.content_id("other", [0]) != ids[0]
+    first, second = (interner.intern(MESSAGE, raw("a")) for interner in (one, two))
+    assert first.segment_id == second.segment_id == one.ids([0]) == two.ids([1])
+    assert first.segment_index != second.segment_index
+
+
+MARKERS = st.lists(st.builds(Marker, st.integers(0, 3), st.sampled_from(["5m", "1h"])), max_size=2).map(tuple)
+INTERNED = st.builds(
+    lambda number, markers: Interned(number, bytes([number]) * SEGMENT_ID_BYTES, markers, None),
+    st.integers(0, 9),
+    MARKERS,
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.lists(INTERNED, max_size=6)), max_size=5))
+def test_messages_carried_along_are_those_put_together_anew(turns):
+    carried, plain = InternedMessages(), []
+    for n_kept, added in turns:
+        carried, plain = carried.first(n_kept).followed_by(added), plain[:n_kept] + added
+        assert carried.indexes == [message.segment_index for message in plain]
+        assert carried.ids == b"".join(message.segment_id for message in plain)
+        assert list(carried.marked) == [(n, message.markers) for n, message in enumerate(plain) if message.markers]
 
 
 def test_the_billing_headers_changing_values_have_an_id_even_when_malformed():

@@ -77,7 +77,7 @@ def parse_body(raw: bytes | None, database_id: str, row_id: int) -> Body:
         raise _unusable("no_body", "the body is NULL", database_id, row_id)
     try:
         wire = _decoder.decode(raw)
-        model, control = _value(wire.model), _value(wire.cache_control)
+        model, control = _value(bytes(wire.model)), _value(bytes(wire.cache_control))
         session_id = _session_of_raw(bytes(wire.metadata))
         options = _options_of_raw(
             bytes(wire.tool_choice),
@@ -207,8 +207,9 @@ def _dumped(value: object) -> bytes | None:
     return None if value is None else json.dumps(value).encode()
 
 
-def _value(raw: msgspec.Raw) -> Any:  # noqa: ANN401  (JSON is any type)
-    return json.loads(bytes(raw))
+@lru_cache(maxsize=64)
+def _value(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any type)
+    return json.loads(raw)
 
 
 def _model(value: object) -> str | None:

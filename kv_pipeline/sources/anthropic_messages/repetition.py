@@ -9,13 +9,12 @@ the short rest is parsed. Tools that end a body like an earlier one's are cut ou
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from kv_pipeline.sources.anthropic_messages.body import Body, parse_body
-from kv_pipeline.sources.interning import Interned
+from kv_pipeline.sources.interning import InternedMessages
 
 RECENT_BODIES: Final = 8
 """Bodies remembered: about as many as conversations and sub-agents that run at a time."""
@@ -39,22 +38,24 @@ class ParsedBody(NamedTuple):
         first: Offset of the first message.
         ends: Offset behind each message, shared ones included; None if they can't be told from the bytes.
         tail: The body's last bytes from its tools on; empty if something else is last.
+        continued: The earlier body whose next turn it is by all appearances, and whose place it takes; or None.
     """
 
-    shared: list[Interned]
+    shared: InternedMessages
     rest: Body
     first: int
     ends: list[int] | None
     tail: bytes
+    continued: KnownBody | None = None
 
 
-class _Known(NamedTuple):
+class KnownBody(NamedTuple):
     """A remembered body with its messages and where they are, and its tools and the tail that they are in."""
 
     raw: bytes
     first: int
     ends: list[int]
-    messages: list[Interned]
+    messages: InternedMessages
     tools: bytes | None
     tail: bytes
 
@@ -67,6 +68,10 @@ class _Known(NamedTuple):
             n_messages -= 1
         return n_messages
 
+    def is_continued(self, n_shared: int) -> bool:
+        """Whether a body that shares so many messages is the next turn by all appearances."""
+        return n_shared > 0 and n_shared >= len(self.ends) - _CHANGED_AT_END
+
 
 class RepetitionParser:
     """Parses the bodies of one database in the order they were recorded.
@@ -77,7 +82,7 @@ class RepetitionParser:
 
     def __init__(self, database_id: str) -> None:
         self._database_id = database_id
-        self._recent: deque[_Known] = deque(maxlen=RECENT_BODIES)
+        self._recent: list[KnownBody] = []
 
     def parse(self, raw: bytes | None, row_id: int) -> ParsedBody:
         """Split a body into messages known already and the rest.
@@ -94,30 +99,29 @@ class RepetitionParser:
         first = (raw or b"").find(_MESSAGES_KEY + b":[") + len(_MESSAGES_KEY) + 2
         raw = raw or b""
         tail = _tail(raw, body.tools)
-        return ParsedBody([], body, first, _ends(raw, first, body.messages, len(raw) - len(tail)), tail)
+        return ParsedBody(InternedMessages(), body, first, _ends(raw, first, body.messages, len(raw) - len(tail)), tail)
 
-    def remember(self, raw: bytes, parsed: ParsedBody, messages: list[Interned]) -> None:
+    def remember(self, raw: bytes, parsed: ParsedBody, messages: InternedMessages) -> None:
         """Remember a body, all of whose messages are now interned, in place of the one it continues."""
         if parsed.ends is None or len(raw) < _MIN_BYTES:
             return
-        continued = next((k for k in self._recent if parsed.shared and k.messages[-1:] == parsed.shared[-1:]), None)
-        if continued is not None:
-            self._recent.remove(continued)
-        self._recent.appendleft(_Known(raw, parsed.first, parsed.ends, messages, parsed.rest.tools, parsed.tail))
+        known = KnownBody(raw, parsed.first, parsed.ends, messages, parsed.rest.tools, parsed.tail)
+        others = [other for other in self._recent if other is not parsed.continued]
+        self._recent = [known, *others][:RECENT_BODIES]
 
-    def _most_shared(self, raw: bytes) -> tuple[int, _Known | None]:
+    def _most_shared(self, raw: bytes) -> tuple[int, KnownBody | None]:
         """The remembered body that shares the most messages; one that is continued ends the search."""
-        best: tuple[int, _Known | None] = (0, None)
+        best: tuple[int, KnownBody | None] = (0, None)
         for known in self._recent:
             if raw.startswith(known.raw[: min(_HEAD_BYTES, known.ends[0])]):
                 n_shared = known.n_shared(raw)
                 if n_shared > best[0]:
                     best = n_shared, known
-                if n_shared >= len(known.ends) - _CHANGED_AT_END:
+                if known.is_continued(n_shared):
                     break
         return best
 
-    def _parse_rest(self, raw: bytes, known: _Known, n_shared: int, row_id: int) -> ParsedBody | None:
+    def _parse_rest(self, raw: bytes, known: KnownBody, n_shared: int, row_id: int) -> ParsedBody | None:
         """Parse what is left without the shared messages; None if the bytes don't look as expected."""
         cut = known.ends[n_shared - 1]
         has_more = raw[cut] == _COMMA
@@ -134,7 +138,8 @@ class RepetitionParser:
         if has_tail:
             rest = rest._replace(tools=known.tools)
         tail = known.tail if has_tail else _tail(raw, rest.tools)
-        return ParsedBody(known.messages[:n_shared], rest, known.first, ends, tail)
+        continued = known if known.is_continued(n_shared) else None
+        return ParsedBody(known.messages.first(n_shared), rest, known.first, ends, tail, continued)
 
 
 def shared_prefix_bytes(left: bytes, right: bytes) -> int:

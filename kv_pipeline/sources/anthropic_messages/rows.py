@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from kv_pipeline.core.hashing import salted_u64
-from kv_pipeline.core.normalise import SegmentKind
+from kv_pipeline.core.normalise import Marker, SegmentKind
 from kv_pipeline.errors import Skip
 from kv_pipeline.schemas.columns import GrowingFrame, frame_of
 from kv_pipeline.schemas.requests import RECORDED, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.answer import Answer
-from kv_pipeline.sources.anthropic_messages.body import not_json
+from kv_pipeline.sources.anthropic_messages.body import Body, not_json
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody, RepetitionParser
-from kv_pipeline.sources.interning import Interned, Row, SegmentInterner
+from kv_pipeline.sources.interning import Interned, InternedMessages, Row, SegmentInterner
 
 MESSAGES_ENDPOINT: Final = "/v1/messages"
 LEFT_OUT: Final = "The row is left out; the others are used."
@@ -112,11 +112,19 @@ class RequestRows:
         try:
             tools = None if rest.tools is None else self._interner.intern(SegmentKind.TOOLS, rest.tools)
             system = None if rest.system is None else self._interner.intern(SegmentKind.SYSTEM, rest.system)
-            messages = body.shared + [self._interner.intern(SegmentKind.MESSAGE, part) for part in rest.messages]
+            added = [self._interner.intern(SegmentKind.MESSAGE, part) for part in rest.messages]
         except (ValueError, RecursionError) as error:
             raise not_json(error, self._database_id, row_id) from error
+        messages = body.shared.followed_by(added)
         self._bodies.remember(raw or b"", body, messages)
         return Parts.of(tools, system, messages, rest.automatic_cache_ttl)
+
+    def parts(
+        self, tools: int | None, system: int | None, messages: list[int], breakpoints: list[dict[str, object]]
+    ) -> Parts:
+        """Parts whose segments are known by number."""
+        ids = self._interner.ids([index for index in (tools, system) if index is not None] + messages)
+        return Parts(tools, system, messages, breakpoints, None, ids)
 
     def segment(self, kind: SegmentKind, raw: bytes) -> int:
         """Number of a segment, given its JSON as sent.
@@ -135,26 +143,26 @@ class RequestRows:
         """Hand on the segments that are still pending."""
         self._interner.flush()
 
-    def row(self, facts: Facts, body: ParsedBody, parts: Parts, answer: Answer) -> Row:
+    def row(self, facts: Facts, body: Body, parts: Parts, answer: Answer) -> Row:
         """A row of `RAW_REQUESTS`."""
-        usage, rest = answer.usage, body.rest
+        usage = answer.usage
         request_id = facts.request_id or f"row-{facts.row_id}"
-        model = rest.model or facts.model or "unknown"
-        content_id = self._interner.content_id(model, parts.indexes)
+        model = body.model or facts.model or "unknown"
+        content_id = salted_u64(self._salt, model.encode() + parts.ids)
         values = (
-            (facts.endpoint, model, facts.routed_model, rest.is_streaming, answer.status_code, answer.outcome)
+            (facts.endpoint, model, facts.routed_model, body.is_streaming, answer.status_code, answer.outcome)
             + (answer.message_id, answer.stop_reason, list(answer.output_types), list(answer.tools))
             + (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
             + (usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
             + (answer.api_time_s, answer.ttft_s, answer.completed_at_utc)
         )
         structure = (parts.tools, parts.system, parts.messages, parts.breakpoints)
-        cache_facts = tuple(self._option_id(*option) for option in rest.options._asdict().items()) + (
+        cache_facts = tuple(self._option_id(*option) for option in body.options._asdict().items()) + (
             answer.cache_miss_reason,
             answer.cache_missed_input_tokens,
             answer.has_applied_edits,
         )
-        origin = (self._recorded_by, rest.session_id or facts.session_id, facts.agent_id)
+        origin = (self._recorded_by, body.session_id or facts.session_id, facts.agent_id)
         # Rows that were recorded keep the digest that they had before there was any other kind.
         exactness = () if facts.exactness == RECORDED else (facts.exactness,)
         digest_of = (
@@ -192,42 +200,50 @@ class RequestRows:
 
 
 class Parts(NamedTuple):
-    """A request's segments and breakpoints."""
+    """A request's segments and breakpoints.
+
+    Attributes:
+        tools: Number of the tools' segment; None without any.
+        system: Number of the system prompt's.
+        messages: Numbers of the messages'.
+        breakpoints: Rows of the column of that name.
+        billing_header_id: Salted id of the billing header's changing values; None without one.
+        ids: Ids of all segments in prompt order, one after the other.
+    """
 
     tools: int | None
     system: int | None
     messages: list[int]
     breakpoints: list[dict[str, object]]
     billing_header_id: int | None
-
-    @property
-    def indexes(self) -> list[int]:
-        """All its segments in prompt order."""
-        return [index for index in (self.tools, self.system) if index is not None] + self.messages
+    ids: bytes
 
     @classmethod
     def of(
         cls,
         tools: Interned | None,
         system: Interned | None,
-        messages: list[Interned],
+        messages: InternedMessages,
         automatic_ttl: str | None,
     ) -> Parts:
         """The parts that interned segments make up."""
-        parts = [("tools", None, tools), ("system", None, system)]
-        marked = [("messages", index, message) for index, message in enumerate(messages) if message.markers]
+        marked: list[tuple[str, int | None, tuple[Marker, ...]]] = [
+            ("tools", None, tools.markers if tools is not None else ()),
+            ("system", None, system.markers if system is not None else ()),
+            *[("messages", index, markers) for index, markers in messages.marked],
+        ]
         breakpoints: list[dict[str, object]] = [
             {"section": section, "item_index": item, "block_index": marker.block_index, "ttl": marker.ttl}
-            for section, item, interned in [*parts, *marked]
-            if interned is not None
-            for marker in interned.markers
+            for section, item, markers in marked
+            for marker in markers
         ]
         if automatic_ttl is not None:
             breakpoints.append({"section": "request", "item_index": None, "block_index": None, "ttl": automatic_ttl})
         return cls(
             tools=None if tools is None else tools.segment_index,
             system=None if system is None else system.segment_index,
-            messages=[message.segment_index for message in messages],
+            messages=messages.indexes,
             breakpoints=breakpoints,
             billing_header_id=None if system is None else system.billing_header_id,
+            ids=b"".join([part.segment_id for part in (tools, system) if part is not None]) + messages.ids,
         )

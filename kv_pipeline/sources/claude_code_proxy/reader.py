@@ -85,7 +85,7 @@ class DatabaseReader:
             session_id=_text(row.session_id) or None,
             agent_id=_text(row.agent_id) or None,
         )
-        return self._maker.row(facts, body, parts, self._answer(row))
+        return self._maker.row(facts, body.rest, parts, self._answer(row))
 
     def _answer(self, row: RequestRow) -> Answer:
         """The answer; an unreadable one is listed and the request kept as unanswered."""

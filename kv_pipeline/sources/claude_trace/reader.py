@@ -69,7 +69,7 @@ class LogReader(PairReader):
             routed_model=None,
             payload_bytes=pair.payload_bytes,
         )
-        return self.maker.row(facts, body, parts, answer_of_pair(pair, requested_at))
+        return self.maker.row(facts, body.rest, parts, answer_of_pair(pair, requested_at))
 
     def _broken(self, number: int, line: bytes) -> InputError:
         if line.endswith(b"\n"):

@@ -63,4 +63,4 @@ class HarReader(PairReader):
             session_id=exchange.session_id,
             agent_id=exchange.agent_id,
         )
-        return self.maker.row(facts, body, parts, exchange.answer(requested_at))
+        return self.maker.row(facts, body.rest, parts, exchange.answer(requested_at))

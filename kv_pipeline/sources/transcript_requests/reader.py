@@ -18,7 +18,6 @@ from kv_pipeline.schemas.columns import GrowingFrame
 from kv_pipeline.schemas.requests import RAW_REQUESTS, TRANSCRIPTS
 from kv_pipeline.sources import lines
 from kv_pipeline.sources.anthropic_messages.body import Body, options_of
-from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody
 from kv_pipeline.sources.anthropic_messages.rows import MESSAGES_ENDPOINT, Facts, Parts, Recording, RequestRows
 from kv_pipeline.sources.interning import Row
 from kv_pipeline.sources.transcript_requests.drafts import Draft, Wanted, ask_for_an_hour
@@ -170,15 +169,15 @@ class TranscriptRequestReader:
             payload_bytes=answer.n_bytes,
             exactness=draft.exactness,
         )
-        return self._maker.row(facts, ParsedBody([], body, 0, None, b""), parts, answer.answer(draft.requested_at))
+        return self._maker.row(facts, body, parts, answer.answer(draft.requested_at))
 
     def _parts(self, draft: Draft, lengths: Mapping[PrefixKind, int]) -> Parts:
         if draft.seen is None:
-            return Parts(draft.tools, draft.system, draft.messages, draft.breakpoints, None)
+            return self._maker.parts(draft.tools, draft.system, draft.messages, draft.breakpoints)
         tools, system = self._prefix(draft, lengths.get(kind_of(draft), 0))
         n_blocks = max(1, len(draft.seen.system)) if system is not None else 0
         marked = assumed_system_breakpoints(n_blocks, draft.ttl)
-        return Parts(tools, system, draft.messages, marked + draft.breakpoints, None)
+        return self._maker.parts(tools, system, draft.messages, marked + draft.breakpoints)
 
     def _prefix(self, draft: Draft, n_tokens: int) -> tuple[int | None, int | None]:
         """Segments of tools and system prompt: what was seen of them, and a stand-in for the rest before it."""

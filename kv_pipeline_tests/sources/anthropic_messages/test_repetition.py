@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kv_pipeline.core.hashing import SEGMENT_ID_BYTES
 from kv_pipeline.errors import InputError
 from kv_pipeline.sources.anthropic_messages import repetition
 from kv_pipeline.sources.anthropic_messages.body import Body, parse_body
 from kv_pipeline.sources.anthropic_messages.repetition import RepetitionParser, shared_prefix_bytes
-from kv_pipeline.sources.interning import Interned
+from kv_pipeline.sources.interning import Interned, InternedMessages
 
 MESSAGES = st.one_of(
     st.builds(
@@ -35,16 +36,21 @@ def body_of(messages: list[Any], tail: str = "") -> bytes:
     return f'{{"model":"m","messages":{json.dumps(messages, separators=(",", ":"))}{tail}}}'.encode()
 
 
+def interned(number: int) -> Interned:
+    return Interned(number, number.to_bytes(SEGMENT_ID_BYTES), (), None)
+
+
 def parse_all(raws: list[bytes]) -> list[Body]:
     """Parse one after the other; a message's stand-in for being interned is its number among all raw messages."""
     parser, numbers, results = RepetitionParser("db"), dict[bytes, int](), list[Body]()
     for row_id, raw in enumerate(raws):
         parsed = parser.parse(raw, row_id)
-        added = [Interned(numbers.setdefault(message, len(numbers)), (), None) for message in parsed.rest.messages]
-        interned = parsed.shared + added
-        parser.remember(raw, parsed, interned)
+        added = [interned(numbers.setdefault(message, len(numbers))) for message in parsed.rest.messages]
+        messages = parsed.shared.followed_by(added)
+        parser.remember(raw, parsed, messages)
         texts = list(numbers)
-        results.append(parsed.rest._replace(messages=[texts[message.segment_index] for message in interned]))
+        assert messages.ids == b"".join(interned(index).segment_id for index in messages.indexes)
+        results.append(parsed.rest._replace(messages=[texts[index] for index in messages.indexes]))
     return results
 
 
@@ -66,9 +72,9 @@ def test_repeated_messages_are_not_parsed_again() -> None:
     parser = RepetitionParser("db")
     first = body_of([{"role": "user", "content": "hello"}])
     parsed = parser.parse(first, 1)
-    parser.remember(first, parsed, [Interned(0, (), None)])
+    parser.remember(first, parsed, InternedMessages().followed_by([interned(0)]))
     again = parser.parse(body_of([{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]), 2)
-    assert [message.segment_index for message in again.shared] == [0]
+    assert again.shared.indexes == [0]
     assert again.rest.messages == [b'{"role":"assistant","content":"hi"}']
 
 
@@ -85,7 +91,7 @@ def test_number_that_goes_on_is_not_shared() -> None:
 def test_trailing_comma_is_an_error_as_in_the_whole_body() -> None:
     parser = RepetitionParser("db")
     raw = body_of([{"a": 1}])
-    parser.remember(raw, parser.parse(raw, 1), [Interned(0, (), None)])
+    parser.remember(raw, parser.parse(raw, 1), InternedMessages().followed_by([interned(0)]))
     with pytest.raises(InputError, match="body_not_json"):
         parser.parse(raw.replace(b"}]", b"},]"), 2)
 
@@ -95,3 +101,18 @@ def test_shared_prefix_bytes(left: bytes, right: bytes, prefix: bytes) -> None:
     a, b = prefix + left, prefix + right
     expected = next((n for n in range(min(len(a), len(b))) if a[n] != b[n]), min(len(a), len(b)))
     assert shared_prefix_bytes(a, b) == expected
+
+
+def test_a_long_conversation_leaves_room_for_others() -> None:
+    parser = RepetitionParser("db")
+
+    def shared(contents: list[str]) -> int:
+        raw = body_of([{"role": "user", "content": content} for content in contents])
+        parsed = parser.parse(raw, 1)
+        parser.remember(raw, parsed, parsed.shared.followed_by([interned(0)] * len(parsed.rest.messages)))
+        return len(parsed.shared.indexes)
+
+    assert shared(["other"]) == 0
+    turns = [[str(n) for n in range(turn)] + ["changes"] for turn in range(2 * repetition.RECENT_BODIES)]
+    assert [shared(turn) for turn in turns] == [0, *range(len(turns) - 1)]
+    assert shared(["other", "more"]) == 1
