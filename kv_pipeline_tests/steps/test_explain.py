@@ -37,11 +37,8 @@ BILLED = ["billed_read_tokens", "billed_write_5m_tokens", "billed_write_1h_token
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = open_store(tmp_path_factory.mktemp("example"), patch)
-        bring_up_to_date(made, INBOX)
-        yield made
+def store(example):
+    return example
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -11,18 +10,9 @@ from kv_pipeline.core import tokenizer
 from kv_pipeline.core.validation import report_rows, shared_hits
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS, VALIDATION_REPORT, VALIDATION_SUMMARY
 from kv_pipeline.steps.fleet import FLEET, roll_up
-from kv_pipeline_tests.factories import bring_up_to_date, open_store
+from kv_pipeline_tests.factories import open_store
 
-INBOX = Path(__file__).parents[2] / "data" / "example"
 SUMS = ["prompt_tokens", "hit_tokens", "billed_prompt_tokens", "billed_read_tokens"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        made = open_store(tmp_path_factory.mktemp("example"), patch)
-        bring_up_to_date(made, INBOX)
-        yield made
 
 
 def summed_row_by_row(store):
@@ -44,21 +34,21 @@ def summed_row_by_row(store):
 
 
 @pytest.mark.parametrize("n_rows", [0, 60, 10**6])
-def test_sums_are_those_of_single_requests_however_many_are_summed_at_a_time(store, monkeypatch, n_rows):
+def test_sums_are_those_of_single_requests_however_many_are_summed_at_a_time(example, monkeypatch, n_rows):
     monkeypatch.setattr("kv_pipeline.steps.fleet.ROWS_AT_A_TIME", n_rows)
-    summary = roll_up(store)
-    assert summary.equals(store.read(VALIDATION_SUMMARY, [FLEET]))
+    summary = roll_up(example)
+    assert summary.equals(example.read(VALIDATION_SUMMARY, [FLEET]))
     assert summary["scope"].unique().sort().to_list() == ["agent", "conversation", "fleet", "user"]
     found = summary.unpivot(["n_requests", *SUMS], index=VALIDATION_SUMMARY.unique).rows()
-    assert {tuple(place): value for *place, value in found} == dict(summed_row_by_row(store))
+    assert {tuple(place): value for *place, value in found} == dict(summed_row_by_row(example))
 
 
-def test_the_vocabulary_is_gone_before_prompts_need_the_memory(store, monkeypatch):
+def test_the_vocabulary_is_gone_before_prompts_need_the_memory(example, monkeypatch):
     seen = []
     monkeypatch.setattr("kv_pipeline.steps.fleet.stale_reports", lambda _: ["ada"])
     monkeypatch.setattr("kv_pipeline.steps.fleet.explain_user", lambda *_: seen.append(tokenizer.is_loaded()))
     tokenizer.encoder()
-    roll_up(store)
+    roll_up(example)
     assert seen == [False]
 
 
