@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -30,7 +29,6 @@ from kv_pipeline_tests.factories import (
     write_transcript,
 )
 
-INBOX = Path(__file__).parents[2] / "data" / "example"
 USERS = ("ada", "grace", "linus")
 KEYS = ["conversation_id", "request_index"]
 BILLED = ["billed_read_tokens", "billed_write_5m_tokens", "billed_write_1h_tokens", "billed_input_tokens"]
