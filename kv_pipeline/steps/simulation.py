@@ -123,8 +123,10 @@ def simulate(store: Store, users: Sequence[str], options: ModelOptions = AS_DOCU
     """Users' requests through one model, with or without the billing header in the prompt: bills decide."""
     databases = [database for user_id in users for database in user_databases(store, user_id)]
     prompts = load_prompts(store, databases)
-    rows = pl.concat([_rows(store, user_id) for user_id in users]).sort(_IN_ORDER)
-    requests = _Requests(rows, store.read(RAW_REQUESTS, databases, [*_ROW, *_SENT]), prompts.first_numbers)
+    recorded = [_recorded(store, user_id) for user_id in users]
+    rows = pl.concat([_rows(store, *pair) for pair in zip(users, recorded, strict=True)]).sort(_IN_ORDER)
+    requests = _Requests(rows, pl.concat([frame.select(*_ROW, *_SENT) for frame in recorded]), prompts.first_numbers)
+    del recorded  # of which the requests need the lists alone
     strippers, minima = _strippers(rows), _minima(rows)
 
     def simulated(*, drops_headers: bool) -> Simulated:
@@ -161,7 +163,14 @@ def _n_exact(found: Simulated) -> int:
     return billed.filter(pl.col("predicted_read_tokens") == pl.col("billed_read_tokens").fill_null(0)).height
 
 
-def _rows(store: Store, user_id: str) -> pl.DataFrame:
+def _recorded(store: Store, user_id: str) -> pl.DataFrame:
+    """A user's RAW_REQUESTS, in the columns that are needed."""
+    kept = {"outcome", "routed_model", *_NEEDED, *_SENT}
+    columns = [name for name in polars_schema(RAW_REQUESTS) if name in kept]
+    return store.read(RAW_REQUESTS, user_databases(store, user_id), columns)
+
+
+def _rows(store: Store, user_id: str, recorded: pl.DataFrame) -> pl.DataFrame:
     """Every request of a user that used the cache, with its place in a conversation if it has one."""
     databases = user_databases(store, user_id)
     requests = store.read(CONVERSATION_REQUESTS, [user_id])
@@ -181,8 +190,6 @@ def _rows(store: Store, user_id: str) -> pl.DataFrame:
         .select(*_ROW, agent=pl.struct("conversation_id", "agent_id"))
     )
     copies = store.read(UNINDEXED_REQUESTS, [user_id]).filter(pl.col("reason") == "duplicate")
-    kept = {"outcome", "routed_model", *_NEEDED, *_SENT}
-    recorded = store.read(RAW_REQUESTS, databases, [name for name in polars_schema(RAW_REQUESTS) if name in kept])
     return (
         recorded.with_columns(
             model=pl.coalesce("routed_model", "model"),
