@@ -27,6 +27,7 @@ import numpy as np
 from kv_pipeline.core.hashing import TokenIds
 from kv_pipeline.core.tokenizer import VOCABULARY_PATH, Engine, encoder, is_loaded, local_engine, verified_vocabulary
 from kv_pipeline.errors import VocabularyError
+from kv_pipeline.logs import detail
 
 _WORKER: Final = Path(__file__).parent / "token_worker.py"
 _CHUNK_BYTES: Final = 65_536
@@ -111,6 +112,7 @@ class TokenProcess:
             try:
                 request.answer = self._receive(len(request.texts))
             except (OSError, ValueError):
+                detail("tokenised_without_process", texts=len(request.texts))
                 request.answer = [encoder()(text.decode()) for text in request.texts]
         return request.answer
 
