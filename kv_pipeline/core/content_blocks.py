@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from kv_pipeline.core.hashing import salted_u64
-from kv_pipeline.core.normalise import BILLING_HEADER_PREFIX, SegmentKind, serialise, type_name
+from kv_pipeline.core.json_text import serialise
+from kv_pipeline.core.normalise import BILLING_HEADER_PREFIX, SegmentKind, type_name
 
 TOOL: Final = "tool"
 DEFERRED_TOOL: Final = "deferred_tool"

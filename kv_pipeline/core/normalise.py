@@ -7,13 +7,13 @@ own cache ignores them, and serialises with `json.dumps(obj, separators=(",", ":
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from kv_pipeline.core.json_text import parse, serialise
 from kv_pipeline.core.payloads import Payload, read_payload
 
 OTHER_TYPE: Final = "other"
@@ -28,10 +28,8 @@ _MARKER_KEY: Final = b'"cache_control"'
 _MARKER: Final = re.compile(_MARKER_KEY + rb':\{(?:"[a-z]+":"[a-z0-9]+",?)*\}')
 _HEADER_IS_WITHIN: Final = 256
 """Bytes of the system segment in which the header's beginning is looked for."""
-# What json.dumps makes anew for each call; parsed JSON holds no circles.
-_encoder: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-_NEEDS_CLEANING: Final = ('"cache_control"', '"signature"', '"base64"', BILLING_HEADER_PREFIX)
-_ESCAPE: Final = "\\u"
+_NEEDS_CLEANING: Final = (_MARKER_KEY, b'"signature"', b'"base64"', BILLING_HEADER_PREFIX.encode())
+_ESCAPE: Final = b"\\u"
 """The one escape of JSON that can stand for any character of those words."""
 
 
@@ -81,11 +79,6 @@ class NormalisedSegment:
     billing_churn: str | None
 
 
-def serialise(value: object) -> str:
-    """JSON as the token counts define it: compact, ASCII, keys in the order they came."""
-    return _encoder.encode(value)
-
-
 def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header: bool = False) -> NormalisedSegment:
     """Normalise one segment.
 
@@ -99,18 +92,18 @@ def normalise(kind: SegmentKind, raw: bytes, salt: bytes, *, keep_billing_header
         ValueError: `raw` is not JSON.
         RecursionError: `raw` is nested deeper than Python's stack allows.
     """
-    sent = raw.decode("utf-8", "surrogatepass")
-    value = json.loads(sent)
+    value, may_have_floats = parse(raw)
     markers: tuple[Marker, ...] = ()
     payloads: list[Payload] = []
     churn: str | None = None
-    text = None if _needs_cleaning(sent) else serialise(value)
-    if text is None or (_ESCAPE in sent and _needs_cleaning(text)):  # serialising shows words that were escaped
+    text = None if _needs_cleaning(raw) else serialise(value, may_have_floats=may_have_floats)
+    # Serialising shows words that were escaped.
+    if text is None or (_ESCAPE in raw and _needs_cleaning(text.encode())):
         markers = tuple(_markers(kind, value))
         if kind is SegmentKind.SYSTEM:
             value, churn = _without_churn(value, keep_billing_header)
         _clean(value, salt, payloads)
-        text = serialise(value)
+        text = serialise(value, may_have_floats=may_have_floats)
     message = value if kind is SegmentKind.MESSAGE and isinstance(value, dict) else {}
     blocks = message.get("content") if kind is SegmentKind.MESSAGE else value
     return NormalisedSegment(
@@ -232,7 +225,7 @@ def _zeroed(header: str) -> tuple[str, str]:
     return _BILLING_CHURN.sub(zeros, header), ";".join(sent)
 
 
-def _needs_cleaning(text: str) -> bool:
+def _needs_cleaning(text: bytes) -> bool:
     return any(word in text for word in _NEEDS_CLEANING)
 
 
