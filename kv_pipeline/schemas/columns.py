@@ -93,7 +93,9 @@ class GrowingFrame:
     """
 
     def __init__(self, model: pa.DataFrameSchema) -> None:
-        self._schema = pl.DataFrame(schema=polars_schema(model)).to_arrow().schema
+        self._schema = polars_schema(model)
+        others = {name: dtype for name, dtype in self._schema.items() if dtype != pl.String}
+        self._arrow_schema = pl.DataFrame(schema=others).to_arrow().schema
         self._frames: list[pl.DataFrame] = []
         self._rows: list[Sequence[Any]] = []
 
@@ -113,11 +115,16 @@ class GrowingFrame:
         return pl.concat(self._frames, rechunk=True) if len(self._frames) > 1 else self._frames[0]
 
     def _convert(self) -> None:
+        """Polars makes columns of text, which Arrow copies again and again into memory that is new each time.
+
+        Arrow makes the others, of which it builds the nested ones in C++, where Polars would make a series a cell.
+        """
         columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(self._schema)
-        # Arrow builds nested columns in C++, where Polars would make a series for every cell.
-        arrays = [pyarrow.array(values, field.type) for field, values in zip(self._schema, columns, strict=True)]
-        frame = pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=self._schema))
-        self._frames.append(cast("pl.DataFrame", frame))
+        values = dict(zip(self._schema, columns, strict=True))
+        arrays = [pyarrow.array(values[field.name], field.type) for field in self._arrow_schema]
+        others = cast("pl.DataFrame", pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=self._arrow_schema)))
+        text = [pl.Series(name, values[name], dtype) for name, dtype in self._schema.items() if dtype == pl.String]
+        self._frames.append(others.with_columns(text).select(self._schema.names()))
         self._rows = []
 
 
