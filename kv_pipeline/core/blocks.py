@@ -10,9 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TokenIds, block_hash, chain_block_hashes
+from kv_pipeline.core.hashing import ROOT_PARENT_HASH, TOKEN_BYTES, block_hash, chain_block_hashes, token_bytes
 from kv_pipeline.core.sections import Key, Piece, RequestSegments, SectionTokenizer, section_run
 
 NO_REQUEST: Final = -1
@@ -27,7 +25,7 @@ class _Node:
 
     __slots__ = ("after_piece", "children", "hashes", "n_blocks", "n_tokens", "parent_hash", "trunk", "unfinished")
 
-    def __init__(self, hashes: list[bytes], parent_hash: bytes, n_blocks: int, unfinished: TokenIds) -> None:
+    def __init__(self, hashes: list[bytes], parent_hash: bytes, n_blocks: int, unfinished: bytes) -> None:
         self.children: dict[Key, _Node] = {}
         self.after_piece: dict[Piece, _Node] = {}
         self.hashes = hashes
@@ -86,7 +84,7 @@ class BlockTree:
         self._salt = salt
         self._block_size = block_size
         self._tokenizer = tokenizer
-        self._root = _Node([], ROOT_PARENT_HASH, 0, np.empty(0, dtype=np.uint32))
+        self._root = _Node([], ROOT_PARENT_HASH, 0, b"")
         self._first_request: dict[bytes, int] = {}
         self._n_requests = 0
 
@@ -145,9 +143,9 @@ class BlockTree:
 
     def _extend(self, node: _Node, key: Key) -> _Node:
         tokens = self._tokenizer.tokens(key)
-        pending = np.concatenate([node.unfinished, tokens]) if len(node.unfinished) else tokens
+        pending = node.unfinished + token_bytes(tokens)
         hashes, parent = chain_block_hashes(self._salt, node.parent_hash, pending, self._block_size)
-        unfinished = pending[len(hashes) * self._block_size :].copy()
+        unfinished = pending[len(hashes) * TOKEN_BYTES * self._block_size :]
         child = node.children[key] = _Node(hashes, parent, node.n_blocks + len(hashes), unfinished)
         child.n_tokens = node.n_tokens + len(tokens)
         return child
@@ -169,6 +167,4 @@ class BlockTree:
 
     def _tail_hash(self, node: _Node) -> bytes | None:
         """Never that of a full block: both hash all their tokens, and a tail has fewer."""
-        if not len(node.unfinished):
-            return None
-        return block_hash(self._salt, node.parent_hash, node.unfinished.astype("<u4", copy=False).tobytes())
+        return block_hash(self._salt, node.parent_hash, node.unfinished) if node.unfinished else None

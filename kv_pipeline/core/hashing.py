@@ -22,21 +22,22 @@ ROOT_PARENT_HASH: Final = bytes(8)
 """The parent of a prompt's first block."""
 
 SEGMENT_ID_BYTES: Final = 16
+TOKEN_BYTES: Final = 4
 
 
-def block_hash(salt: bytes, parent_block_hash: bytes, token_bytes: bytes) -> bytes:
+def block_hash(salt: bytes, parent_block_hash: bytes, block: bytes) -> bytes:
     """Hash one full block, chained over its parent.
 
     Args:
         salt: Secret of the store, 1 to 64 bytes, the BLAKE2b key.
         parent_block_hash: 8 bytes, the hash of the block before, `ROOT_PARENT_HASH` for the first.
-        token_bytes: The block's own token ids, each as little-endian u32.
+        block: `token_bytes` of the block's own tokens.
 
     Returns:
         8 bytes; tables keep them as little-endian u64.
     """
     hasher = _keyed(salt).copy()
-    hasher.update(parent_block_hash + token_bytes)
+    hasher.update(parent_block_hash + block)
     return hasher.digest()
 
 
@@ -46,25 +47,30 @@ def _keyed(salt: bytes) -> hashlib.blake2b:
     return hashlib.blake2b(key=salt, digest_size=8)
 
 
-def chain_block_hashes(
-    salt: bytes, parent_block_hash: bytes, tokens: TokenIds, block_size: int
-) -> tuple[list[bytes], bytes]:
-    """Hash the full blocks of a run of tokens that starts at a block boundary.
+def token_bytes(tokens: TokenIds) -> bytes:
+    """Token ids as hashes take them: each as little-endian u32."""
+    return tokens.astype("<u4", copy=False).tobytes()
+
+
+def chain_block_hashes(salt: bytes, parent_block_hash: bytes, run: bytes, block_size: int) -> tuple[list[bytes], bytes]:
+    """Hash the full blocks of a run of tokens that starts at a block boundary, each as `block_hash` does.
 
     Args:
         salt: Secret of the store.
         parent_block_hash: Hash of the block before the run.
-        tokens: Shape (n,), token ids; a tail shorter than `block_size` gets no hash.
+        run: `token_bytes` of n tokens; a tail shorter than `block_size` gets no hash.
         block_size: Tokens a block.
 
     Returns:
         The hashes of the n // block_size full blocks, and the parent for the block that follows.
     """
-    token_bytes = tokens.astype("<u4", copy=False).tobytes()
-    stride = 4 * block_size
+    stride = TOKEN_BYTES * block_size
+    keyed = _keyed(salt)
     hashes = []
-    for start in range(0, len(token_bytes) - stride + 1, stride):
-        parent_block_hash = block_hash(salt, parent_block_hash, token_bytes[start : start + stride])
+    for start in range(0, len(run) - stride + 1, stride):  # most of what hashing costs: no calls that can be spared
+        hasher = keyed.copy()
+        hasher.update(parent_block_hash + run[start : start + stride])
+        parent_block_hash = hasher.digest()
         hashes.append(parent_block_hash)
     return hashes, parent_block_hash
 

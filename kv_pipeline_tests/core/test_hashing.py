@@ -25,7 +25,8 @@ GOLDEN_DIGEST = "828f821c25a36bbb7ffc57e8061575c8"
 
 @pytest.mark.parametrize(("tokens", "last_hash"), GOLDEN)
 def test_golden_vectors(tokens, last_hash):
-    hashes, parent = hashing.chain_block_hashes(SALT, hashing.ROOT_PARENT_HASH, np.array(tokens, dtype=np.uint32), 4)
+    run = hashing.token_bytes(np.array(tokens, dtype=np.uint32))
+    hashes, parent = hashing.chain_block_hashes(SALT, hashing.ROOT_PARENT_HASH, run, 4)
     assert hashes[-1].hex() == parent.hex() == last_hash
     assert hashing.HASH_SCHEME == "blake2b-8-keyed/parent-u64le+tokens-u32le/v1"
 
@@ -44,13 +45,13 @@ def test_tables_hold_hashes_as_little_endian_numbers():
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.integers(1, 9), st.integers(0, 5))
 def test_chains_can_be_cut_at_any_block(tokens, block_size, n_first):
-    ids = np.array(tokens, dtype=np.uint32)
-    cut = min(n_first * block_size, len(tokens) // block_size * block_size)
-    first, parent = hashing.chain_block_hashes(SALT, hashing.ROOT_PARENT_HASH, ids[:cut], block_size)
-    rest, _ = hashing.chain_block_hashes(SALT, parent, ids[cut:], block_size)
+    run = hashing.token_bytes(np.array(tokens, dtype=np.uint32))
+    cut = 4 * min(n_first * block_size, len(tokens) // block_size * block_size)
+    first, parent = hashing.chain_block_hashes(SALT, hashing.ROOT_PARENT_HASH, run[:cut], block_size)
+    rest, _ = hashing.chain_block_hashes(SALT, parent, run[cut:], block_size)
     assert hashing.hashes_to_u64(first + rest).tolist() == oracle.block_hashes(tokens, SALT, block_size)
 
 
 def test_hashes_depend_on_the_salt():
-    ids = np.arange(4, dtype=np.uint32)
-    assert hashing.chain_block_hashes(b"a", bytes(8), ids, 4) != hashing.chain_block_hashes(b"b", bytes(8), ids, 4)
+    run = hashing.token_bytes(np.arange(4, dtype=np.uint32))
+    assert hashing.chain_block_hashes(b"a", bytes(8), run, 4) != hashing.chain_block_hashes(b"b", bytes(8), run, 4)
