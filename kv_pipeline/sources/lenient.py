@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
@@ -25,8 +26,14 @@ def decode_leniently(raw: bytes, struct: type[_Struct]) -> _Struct:
 def usable(value: dict[str, Any], struct: type[_Struct]) -> _Struct:
     """The struct that a parsed object makes up, with defaults for fields of an unexpected type."""
     known = {field.name: _field(value[field.encode_name], field.type)
-             for field in msgspec.structs.fields(struct) if field.encode_name in value}  # fmt: skip
+             for field in _fields(struct) if field.encode_name in value}  # fmt: skip
     return struct(**{name: found for name, found in known.items() if found is not None})
+
+
+@lru_cache(maxsize=64)
+def _fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Known from then on: it compiles the annotations anew each time."""
+    return msgspec.structs.fields(struct)
 
 
 def _field(value: object, kind: Any) -> object:  # noqa: ANN401  (a type annotation)

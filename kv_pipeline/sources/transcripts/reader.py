@@ -32,6 +32,7 @@ _SYNTHETIC_MODEL: Final = "<synthetic>"
 _AGENT_FOLDER: Final = "subagents"
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _ALSO_WANTED: Final = (b'"toolUseResult"', b'"compact_boundary"', b'"fork-context-ref"')
+_AGENT_TOOLS_QUOTED: Final = tuple(f'"{name}"'.encode() for name in AGENT_TOOLS)
 
 
 class AnswerRecord(NamedTuple):
@@ -281,7 +282,7 @@ class _Reading:
 
 
 def _agent_calls(session_id: str, agent_id: str, content: bytes) -> Iterator[AgentCall]:
-    if not any(f'"{name}"'.encode() in content for name in AGENT_TOOLS):
+    if not any(name in content for name in _AGENT_TOOLS_QUOTED):
         return
     for block in _blocks(content):
         if block.type == "tool_use" and block.name in AGENT_TOOLS and block.id is not None:
