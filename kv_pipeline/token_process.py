@@ -117,9 +117,9 @@ class TokenProcess:
         return request.answer
 
     def _receive(self, n_texts: int) -> list[TokenIds]:
-        ends = self._numbers(n_texts).cumsum(dtype=np.int64)
-        ids = self._numbers(int(ends[-1]))
-        return np.split(ids, ends[:-1])
+        ends = self._numbers(n_texts).cumsum(dtype=np.int64).tolist()
+        ids = self._numbers(ends[-1])
+        return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def _numbers(self, n: int) -> TokenIds:
         found = np.frombuffer(self._output.read(4 * n), np.uint32)
