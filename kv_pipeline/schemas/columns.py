@@ -121,7 +121,8 @@ class GrowingFrame:
         """
         columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(self._schema)
         values = dict(zip(self._schema, columns, strict=True))
-        arrays = [pyarrow.array(values[field.name], field.type) for field in self._arrow_schema]
+        pool = pyarrow.system_memory_pool()  # Arrow's own takes pages of 2 MB, which the system clears first
+        arrays = [pyarrow.array(values[field.name], field.type, memory_pool=pool) for field in self._arrow_schema]
         others = cast("pl.DataFrame", pl.from_arrow(pyarrow.Table.from_arrays(arrays, schema=self._arrow_schema)))
         text = [pl.Series(name, values[name], dtype) for name, dtype in self._schema.items() if dtype == pl.String]
         self._frames.append(others.with_columns(text).select(self._schema.names()))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,8 +27,7 @@ _MAX_TOKENS: Final = 2**40
 _MAX_SECONDS: Final = 10_000_000.0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Billed tokens; None where the answer does not say."""
 
     input_tokens: int | None = None
@@ -38,8 +37,7 @@ class Usage:
     cache_write_1h_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a recorded response says; the defaults stand for a request without one."""
 
     outcome: str = "no_response"
@@ -48,7 +46,7 @@ class Answer:
     stop_reason: str | None = None
     output_types: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     api_time_s: float | None = None
     ttft_s: float | None = None
     completed_at_utc: datetime | None = None

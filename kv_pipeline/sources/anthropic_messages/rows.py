@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -14,7 +15,7 @@ from kv_pipeline.errors import Skip
 from kv_pipeline.schemas.columns import GrowingFrame, frame_of
 from kv_pipeline.schemas.requests import RECORDED, SEGMENTS
 from kv_pipeline.sources.anthropic_messages.answer import Answer
-from kv_pipeline.sources.anthropic_messages.body import Body, not_json
+from kv_pipeline.sources.anthropic_messages.body import Body, Options, not_json
 from kv_pipeline.sources.anthropic_messages.repetition import ParsedBody, RepetitionParser
 from kv_pipeline.sources.interning import Interned, InternedMessages, Row, SegmentInterner
 
@@ -157,7 +158,8 @@ class RequestRows:
             + (answer.api_time_s, answer.ttft_s, answer.completed_at_utc)
         )
         structure = (parts.tools, parts.system, parts.messages, parts.breakpoints)
-        cache_facts = tuple(self._option_id(*option) for option in body.options._asdict().items()) + (
+        cache_facts = (
+            *_option_ids(self._salt, body.options),
             answer.cache_miss_reason,
             answer.cache_missed_input_tokens,
             answer.has_applied_edits,
@@ -195,8 +197,12 @@ class RequestRows:
     def _emit(self, rows: list[Row]) -> None:
         self._emit_segments(frame_of(SEGMENTS, [(self._database_id, *row) for row in rows]))
 
-    def _option_id(self, name: str, canonical: bytes | None) -> int | None:
-        return None if canonical is None else salted_u64(self._salt, name.encode() + b"=" + canonical)
+
+@lru_cache(maxsize=64)
+def _option_ids(salt: bytes, options: Options) -> tuple[int | None, ...]:
+    """Salted ids of options, which a conversation hardly ever changes."""
+    named = zip(options._fields, options, strict=True)
+    return tuple([None if value is None else salted_u64(salt, name.encode() + b"=" + value) for name, value in named])
 
 
 class Parts(NamedTuple):

@@ -11,7 +11,6 @@ import binascii
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -121,7 +120,7 @@ class Exchange:
         message = message_of_text((self._answer or b"").decode("utf-8", "replace"))
         answer = answer_of(message, status, self._headers, api_time_s, completed)
         waited_s = seconds_of_ms(_object(self._entry.get("timings")).get("wait"))
-        return answer if answer.ttft_s is not None else replace(answer, ttft_s=waited_s)
+        return answer if answer.ttft_s is not None else answer._replace(ttft_s=waited_s)
 
 
 def _later(at: datetime, seconds: float) -> datetime | None:
