@@ -34,8 +34,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="kv-benchmark-") as folder:
         landings = arguments.landing or [_generated(Path(folder) / "landing")]
-        print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, best of {arguments.repeats} for the pipeline")
-        print(f"{'input':<12}{'MB':>7}{'side':>12}{'seconds':>10}{'MB/s':>8}{'peak MB':>9}{'ratio':>8}{'store/db':>10}")
+        print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; of {arguments.repeats} runs of the pipeline")
+        columns = ("MB", 7), ("run", 18), ("seconds", 10), ("MB/s", 8), ("peak MB", 9), ("ratio", 8), ("store/db", 10)
+        print("input".ljust(12) + "".join(name.rjust(width) for name, width in columns))
         for landing in landings:
             _compare(landing, Path(folder), arguments.repeats, arguments.skip_reference)
 
@@ -58,21 +59,28 @@ def _generated(out: Path) -> Path:
 
 
 def _compare(landing: Path, folder: Path, repeats: int, skip_reference: bool) -> None:
+    """The reference, which takes long, runs between two halves of the pipeline's runs: machines change their pace."""
     database_mb = sum(path.stat().st_size for path in landing.rglob("*.db")) / 1e6
+
+    def pipeline(number: int) -> dict[str, Any]:
+        return _measure("pipeline", landing, folder / f"store-{landing.name}-{number}")
+
+    runs = [pipeline(number) for number in range(repeats // 2)]
     reference = None if skip_reference else _measure("reference", landing, folder / "unused")
-    runs = [_measure("pipeline", landing, folder / f"store-{landing.name}-{n}") for n in range(repeats)]
-    pipeline = min(runs, key=lambda run: run["seconds"])
-    for side, run in (("reference", reference), ("pipeline", pipeline)):
+    runs = sorted(runs + [pipeline(number) for number in range(repeats // 2, repeats)], key=lambda run: run["seconds"])
+    best, median = runs[0], runs[len(runs) // 2]
+    for name, run in (("reference", reference), ("pipeline, best", best), ("pipeline, median", median)):
         if run is None:
             continue
         ratio = f"{reference['seconds'] / run['seconds']:.1f}" if reference else ""
         share = f"{run['store_mb'] / database_mb:.3f}" if run.get("store_mb") else ""
         print(
-            f"{landing.name:<12}{database_mb:>7.1f}{side:>12}{run['seconds']:>10.2f}"
+            f"{landing.name:<12}{database_mb:>7.1f}{name:>18}{run['seconds']:>10.2f}"
             f"{database_mb / run['seconds']:>8.1f}{run['peak_mb']:>9.0f}{ratio:>8}{share:>10}",
             flush=True,
         )
-    print(" " * 19 + "parts: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in pipeline["parts"].items()))
+    parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best["parts"].items())
+    print(" " * 19 + "parts of the best: " + parts)
 
 
 def _measure(side: str, landing: Path, store: Path) -> dict[str, Any]:
