@@ -9,7 +9,7 @@ from kv_pipeline.core.hashing import hashes_to_u64
 from kv_pipeline.core.paths import BlockNumbers, block_paths, shared_prefix_blocks
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
-from kv_pipeline.schemas.columns import hash_lists, polars_schema
+from kv_pipeline.schemas.columns import hash_lists, polars_schema, put_together
 from kv_pipeline.steps.segments import LoadedSegments
 
 
@@ -29,17 +29,22 @@ def tokenize_conversation(
     columns = ["database_id", "tools_segment", "system_segment", "message_segments"]
     in_segments = [segments.of_request(*row) for row in requests[columns].iter_rows()]
     blocks = [tree.add(request) for request in in_segments]
-    counts = {name: [getattr(b, name) for b in blocks] for name in ("tools_tokens", "system_tokens", "messages_tokens")}
-    return requests.with_columns(
-        **{name: pl.Series(values, dtype=pl.UInt32) for name, values in counts.items()},
-        estimated_tokens=pl.Series([segments.estimated_tokens(r) for r in in_segments], dtype=pl.UInt32),
-        n_blocks=pl.Series([b.n_blocks for b in blocks], dtype=pl.UInt32),
-        prefix_request_index=pl.Series([b.prefix_request for b in blocks], dtype=pl.Int64),
-        shared_blocks=pl.Series([b.shared_blocks for b in blocks], dtype=pl.UInt32),
-        agent_shared_blocks=pl.Series(_agent_shared(requests["agent_id"].to_list(), blocks), dtype=pl.UInt32),
-        new_block_hashes=hash_lists([hashes_to_u64(b.new_hashes) for b in blocks]),
-        tail_hash=pl.Series([_u64(b.tail_hash) for b in blocks], dtype=pl.UInt64),
-    ).select(polars_schema(TOKENIZED_BLOCKS).names())  # fmt: skip
+    counts = {
+        "tools_tokens": [b.tools_tokens for b in blocks],
+        "system_tokens": [b.system_tokens for b in blocks],
+        "messages_tokens": [b.messages_tokens for b in blocks],
+        "estimated_tokens": [segments.estimated_tokens(request) for request in in_segments],
+        "n_blocks": [b.n_blocks for b in blocks],
+        "shared_blocks": [b.shared_blocks for b in blocks],
+        "agent_shared_blocks": _agent_shared(requests["agent_id"].to_list(), blocks),
+    }
+    made = [
+        *[pl.Series(name, values, pl.UInt32) for name, values in counts.items()],
+        pl.Series("prefix_request_index", [b.prefix_request for b in blocks], pl.Int64),
+        hash_lists([hashes_to_u64(b.new_hashes) for b in blocks]).alias("new_block_hashes"),
+        pl.Series("tail_hash", [_u64(b.tail_hash) for b in blocks], pl.UInt64),
+    ]
+    return put_together(polars_schema(TOKENIZED_BLOCKS), [*requests.get_columns(), *made])
 
 
 def _u64(digest: bytes | None) -> int | None:

@@ -15,6 +15,7 @@ from kv_pipeline.schemas.columns import (
     hash_lists,
     one_of,
     polars_schema,
+    put_together,
     table,
 )
 from kv_pipeline.schemas.dictionary import TABLES
@@ -108,3 +109,9 @@ def test_a_message_names_no_value():
 def test_a_good_frame_passes_unchanged():
     frame = small((1, "x"), (2, None))
     assert check(SMALL, frame).equals(frame)
+
+
+def test_columns_are_put_together_in_order():
+    columns = [pl.Series("b", [1, 2]), pl.Series("spare", [0, 0]), pl.Series("a", ["x", None])]
+    frame = put_together(pl.Schema({"a": pl.String(), "b": pl.Int64()}), columns)
+    assert frame.equals(pl.DataFrame({"a": ["x", None], "b": [1, 2]}))
