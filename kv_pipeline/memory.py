@@ -41,5 +41,6 @@ def only_new_objects() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # what is left counts as old, or the end of the block would have it all looked at
         gc.set_threshold(*before)
         gc.unfreeze()
