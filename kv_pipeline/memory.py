@@ -7,7 +7,6 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterator
-from typing import Final
 
 import pyarrow
 
@@ -24,23 +23,15 @@ def give_back() -> None:
             trim(0)
 
 
-_NEW_OBJECTS: Final = 100_000
-"""How many more there are when the collector looks at them: rows that are parsed are lists and dicts without cycles."""
-
-
 @contextlib.contextmanager
 def only_new_objects() -> Iterator[None]:
-    """Keep the collector of reference cycles to what is made in the block, and have it look at that less often.
+    """Keep the collector of reference cycles to what is made in the block.
 
     Imports leave hundreds of thousands of objects, and a step that makes many more has the collector walk all of them:
     40 ms each time. Cycles among what was there before are found after the block.
     """
-    before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(max(_NEW_OBJECTS, before[0]) if before[0] else 0, *before[1:])
     try:
         yield
     finally:
-        gc.freeze()  # what is left counts as old, or the end of the block would have it all looked at
-        gc.set_threshold(*before)
         gc.unfreeze()
