@@ -55,6 +55,26 @@ def shared_prefix_blocks(path: BlockNumbers, other: BlockNumbers) -> int:
     return int(differs[0]) if len(differs) else n
 
 
+def shared_by_references(request: int, other: int, prefix_requests: Sequence[int], shared_blocks: Sequence[int]) -> int:
+    """Length in blocks of the common prefix of two different requests, from the stored references alone.
+
+    The later of the two goes on from the request that it refers to, with blocks that nobody before it had: it shares
+    with the other what that request does, and at most what it has of that request.
+
+    Args:
+        request: Number of one.
+        other: Number of the other.
+        prefix_requests: As for `block_paths`.
+        shared_blocks: As for `block_paths`.
+    """
+    shared = shared_blocks[max(request, other)]
+    while request != other and shared:
+        earlier, later = sorted((request, other))
+        shared = min(shared, shared_blocks[later])
+        request, other = earlier, prefix_requests[later]
+    return shared
+
+
 class PrefixReferences(NamedTuple):
     """Paths as they are stored: new blocks and a reference to the earlier path with the longest shared prefix.
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from kv_pipeline.core.blocks import BlockTree, RequestBlocks
 from kv_pipeline.core.hashing import hashes_to_u64
-from kv_pipeline.core.paths import BlockNumbers, block_paths, shared_prefix_blocks
+from kv_pipeline.core.paths import shared_by_references
 from kv_pipeline.core.sections import SectionTokenizer
 from kv_pipeline.schemas.blocks import TOKENIZED_BLOCKS
 from kv_pipeline.schemas.columns import hash_lists, polars_schema, put_together
@@ -53,14 +53,11 @@ def _u64(digest: bytes | None) -> int | None:
 
 def _agent_shared(agents: list[str], blocks: list[RequestBlocks]) -> list[int]:
     """Blocks that each request shares with its agent's request before."""
-    paths = block_paths(
-        [b.prefix_request for b in blocks],
-        [b.shared_blocks for b in blocks],
-        [len(b.new_hashes) for b in blocks],
-    )
-    latest: dict[str, BlockNumbers] = {}
+    references = [b.prefix_request for b in blocks], [b.shared_blocks for b in blocks]
+    latest: dict[str, int] = {}
     shared = []
-    for agent, path in zip(agents, paths, strict=True):
-        shared.append(shared_prefix_blocks(latest[agent], path) if agent in latest else 0)
-        latest[agent] = path
+    for number, agent in enumerate(agents):
+        before = latest.get(agent)
+        shared.append(0 if before is None else shared_by_references(number, before, *references))
+        latest[agent] = number
     return shared

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_pipeline.core.paths import block_paths, chained_ids, prefix_references, shared_prefix_blocks
+from kv_pipeline.core.paths import (
+    block_paths,
+    chained_ids,
+    prefix_references,
+    shared_by_references,
+    shared_prefix_blocks,
+)
 from kv_pipeline_tests import oracle
 
 
@@ -33,6 +41,16 @@ def test_paths_are_rebuilt(stored):
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
 def test_shared_prefix(path, other):
     assert shared_prefix_blocks(np.array(path), np.array(other)) == oracle.common_prefix(path, other)
+
+
+@given(stored_requests())
+def test_shared_prefix_from_references_alone(stored):
+    rows, paths = stored
+    prefixes, shared_blocks, _ = list(zip(*rows, strict=True)) or [(), (), ()]
+    for other, request in itertools.combinations(range(len(paths)), 2):
+        expected = oracle.common_prefix(paths[request], paths[other])
+        assert shared_by_references(request, other, prefixes, shared_blocks) == expected
+        assert shared_by_references(other, request, prefixes, shared_blocks) == expected
 
 
 def ids(*paths):
