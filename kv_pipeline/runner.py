@@ -126,9 +126,9 @@ def _records_named() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        why = str(getattr(error, "orig", None) or type(error).__name__)
+        why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())  # PostgreSQL's have lines
         remedy = "Check space and permissions, then run again"
-        raise StoreError(f"Dagster's records can't be written: {why}. {remedy}.") from error
+        raise StoreError(f"Dagster's records can't be written: {why.removesuffix('.')}. {remedy}.") from error
 
 
 def _is_stale(store: Store, landing: Landing) -> bool:

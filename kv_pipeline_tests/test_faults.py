@@ -19,10 +19,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from kv_pipeline.defs.instance import POSTGRES_VARIABLE, open_instance
 from kv_pipeline.errors import StoreError
-from kv_pipeline.runner import Inputs, bring_up_to_date
+from kv_pipeline.runner import Inputs, _records_named, bring_up_to_date
 from kv_pipeline.sources.claude_code_proxy import database
 from kv_pipeline.store import Store
 from kv_pipeline_tests.daemon import held, wait_for
@@ -198,6 +199,15 @@ def test_a_store_that_goes_away_while_a_run_waits(folder: Path) -> None:
     settings.write_text(settings.read_text().replace(store.settings.salt_check, "0" * 32))
     with pytest.raises(StoreError, match="was replaced in the meantime"):
         bring_up_to_date(store, Inputs(folder / "inbox"))
+
+
+def test_what_postgresql_says_in_several_lines_is_told_in_one() -> None:
+    says = "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally.\n"
+    with pytest.raises(StoreError) as raised, _records_named():
+        raise OperationalError("SELECT 1", {}, ConnectionError(says))
+    told = "server closed the connection unexpectedly This probably means the server terminated abnormally. Check space"
+    assert told in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
