@@ -123,7 +123,7 @@ def test_runs_of_the_sensor_are_executed_by_workers_and_a_killed_one_costs_a_ret
             retries = runs("index_conversations", dg.DagsterRunStatus.SUCCESS)
             made = runs("make_conversations", dg.DagsterRunStatus.SUCCESS)
             assert {worker_of(pid_of(instance, run), [b]) for run in (*retries, *made)} == {b}
-    assert [run.parent_run_id for run in retries] == [lost.run_id]
+    assert lost.run_id in {run.parent_run_id for run in retries}  # the sensor may ask again, too
     assert {run.status.value for run in instance.get_runs()} == {"SUCCESS", "FAILURE"}
     failed = instance.get_run_records(dg.RunsFilter(run_ids=[lost.run_id]))[0]
     assert failed.end_time - killed_at < NOTICED_WITHIN_S
